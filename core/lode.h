@@ -1,0 +1,235 @@
+// Lode runs Gemma 4 models from GGUF files. This is the whole public interface.
+//
+//   file       what a model file says about itself, without loading its weights
+//   tokenizer  text to token ids and back
+//   engine     a loaded model: weights, device, threads
+//   session    one timeline of tokens with its KV cache; an engine may have several, whose calls take turns
+//
+// Functions that can fail return 0 or a negative enum lode_code and fill *error (which may be NULL). Nothing here
+// prints, exits, reads the environment or keeps global state; an engine can be opened twice in a process.
+// Objects are released by the function that stands beside the one that made them; releasing NULL does nothing.
+#ifndef LODE_H
+#define LODE_H
+
+#include "lode_error.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+const char *lode_version(void);
+
+// Reports progress of something long; returning false cancels it with LODE_ERR_CANCELLED.
+typedef bool (*lode_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
+
+// ---- file ----------------------------------------------------------------------------------------------------
+
+struct lode_file;
+
+int lode_file_open(struct lode_file **out, const char *path, struct lode_error *error);
+void lode_file_close(struct lode_file *file);
+
+// A layer is local (sliding window) or global; the two kinds have their own head size and number of KV heads.
+struct lode_shape {
+    char name[64];        // general.name of the file, or the shape's own
+    char size[16];        // "E2B", "E4B", "12B", "26B-A4B", "31B", or "custom"
+    uint32_t n_layers, n_global_layers, n_shared_kv_layers;
+    uint32_t hidden, vocab, context_limit, window;
+    uint32_t n_heads, n_kv_heads_local, n_kv_heads_global, head_size_local, head_size_global;
+    uint32_t ffn_width_min, ffn_width_max; // dense FFN; wider in the layers that share KV of some models
+    uint32_t n_experts, n_experts_used, expert_width; // 0 without experts
+    uint32_t ple_width;   // per-layer embedding, values per layer; 0 without
+    float rope_base_local, rope_base_global, final_softcap;
+    uint64_t parameters, parameters_per_token; // in the text model; those a decoded token reads (tied head once)
+    uint64_t weight_bytes;
+    uint64_t kv_fixed_bytes, kv_bytes_per_token; // F16 cache: the local rings, and what grows with the context
+};
+
+// A group of placement units of one kind and one mix of types, as `lode info` shows them.
+struct lode_group {
+    const char *kind;  // "embedding", "attention", "dense ffn", "expert", …
+    const char *types; // "Q4_0" or "Q4_0+Q6_K"
+    uint64_t units, parameters, bytes;
+};
+
+struct lode_tensor_info {
+    const char *name, *type, *unit_kind; // unit_kind is NULL for a tensor that the model does not use
+    uint32_t n_dims;
+    uint64_t ne[4]; // ne[0] is contiguous
+    uint64_t bytes, offset;
+    const char *file;
+};
+
+// Hyperparameters; fails when the file is no model that Lode can run, and says why.
+int lode_file_shape(const struct lode_file *file, struct lode_shape *out, struct lode_error *error);
+size_t lode_file_group_count(const struct lode_file *file);
+void lode_file_group(const struct lode_file *file, size_t index, struct lode_group *out);
+size_t lode_file_tensor_count(const struct lode_file *file);
+void lode_file_tensor(const struct lode_file *file, size_t index, struct lode_tensor_info *out);
+
+// ---- tokenizer -----------------------------------------------------------------------------------------------
+
+struct lode_tokenizer;
+
+int lode_tokenizer_open(struct lode_tokenizer **out, const char *path, struct lode_error *error);
+void lode_tokenizer_close(struct lode_tokenizer *tokenizer);
+
+enum lode_encode_flags {
+    LODE_ENCODE_SPECIAL = 1, // special tokens in the text are recognised
+    LODE_ENCODE_BOS = 2,     // <bos> in front, unless it is there already
+};
+
+// Any bytes to ids. *out_ids is malloc'ed, the caller frees it.
+int lode_encode(const struct lode_tokenizer *tokenizer, const char *text, size_t len, unsigned flags,
+                int32_t **out_ids, size_t *out_count, struct lode_error *error);
+
+// The bytes of one token (a part of a character is possible), valid as long as the tokenizer.
+const char *lode_piece(const struct lode_tokenizer *tokenizer, int32_t id, bool show_special, size_t *out_len);
+uint32_t lode_vocab_size(const struct lode_tokenizer *tokenizer);
+
+// ---- chat ----------------------------------------------------------------------------------------------------
+
+struct lode_chat_options {
+    bool thinking;              // ask for the thinking channel
+    bool empty_thought;         // large models (26B, 31B): an empty thought closes the prompt when thinking is off
+    bool preserve_thinking;     // keep the reasoning of earlier messages that carry tool calls
+    bool add_generation_prompt; // open the model's turn
+};
+
+// Renders a conversation {"messages":[…],"tools":[…]} as the reference template does. *out_text is malloc'ed.
+int lode_chat_render(char **out_text, const char *conversation_json, const struct lode_chat_options *options,
+                     struct lode_error *error);
+
+// The same, straight to ids: special tokens typed inside a message stay plain text. *out_starts_thinking tells that
+// the reply begins inside the thinking channel.
+int lode_chat_encode(const struct lode_tokenizer *tokenizer, const char *conversation_json,
+                     const struct lode_chat_options *options, int32_t **out_ids, size_t *out_count,
+                     bool *out_starts_thinking, struct lode_error *error);
+
+// A complete reply, special tokens shown, to a JSON message {"role","content","reasoning","tool_calls"}.
+int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_thinking,
+                    struct lode_error *error);
+
+// ---- engine --------------------------------------------------------------------------------------------------
+
+struct lode_engine;
+
+struct lode_engine_options {
+    uint32_t threads;  // 0: one for each physical core that the process may use
+    const char *isa;   // NULL: the best this CPU has; else "portable", "avx2", "avx512": acts or fails
+    lode_progress_fn on_progress;
+    void *user;
+};
+
+struct lode_engine_options lode_engine_options_default(void);
+
+// Loads a model. Fails with LODE_ERR_MEMORY before reading weights that cannot fit.
+int lode_engine_open(struct lode_engine **out, const char *path, const struct lode_engine_options *options,
+                     struct lode_error *error);
+void lode_engine_close(struct lode_engine *engine);
+
+const struct lode_tokenizer *lode_engine_tokenizer(const struct lode_engine *engine);
+const struct lode_shape *lode_engine_shape(const struct lode_engine *engine);
+uint32_t lode_engine_threads(const struct lode_engine *engine);
+const char *lode_engine_isa(const struct lode_engine *engine);
+double lode_engine_load_seconds(const struct lode_engine *engine);
+
+// ---- session -------------------------------------------------------------------------------------------------
+
+struct lode_session;
+
+enum lode_kv_type { LODE_KV_F16 = 0, LODE_KV_Q8_0 = 1, LODE_KV_F32 = 2 };
+
+struct lode_session_options {
+    uint32_t context; // tokens of the timeline; 0: the model's limit, or what memory allows if that is less
+    uint32_t batch;   // tokens of a prefill step; 0: 512
+    enum lode_kv_type kv;
+};
+
+int lode_session_open(struct lode_session **out, struct lode_engine *engine,
+                      const struct lode_session_options *options, struct lode_error *error);
+void lode_session_close(struct lode_session *session);
+
+uint32_t lode_session_context(const struct lode_session *session);
+uint32_t lode_session_position(const struct lode_session *session); // tokens in the timeline
+uint64_t lode_session_kv_bytes(const struct lode_session *session);
+
+// Appends tokens; afterwards lode_session_logits() are those of the last one. `on_progress` may be NULL. A
+// cancelled or failed call leaves the tokens of its complete steps in the timeline.
+int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count, lode_progress_fn on_progress,
+                      void *user, struct lode_error *error);
+
+// vocab floats after the soft cap, valid until the session changes; NULL while the timeline is empty.
+const float *lode_session_logits(const struct lode_session *session);
+
+// Appends `count` tokens, at most a batch, and writes the logits of the last `want` of them: [want][vocab].
+int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t count, size_t want,
+                      float *out_logits, struct lode_error *error);
+
+// Shortens the timeline to at most `keep` tokens and returns what is left: `keep`, or 0 where the sliding windows
+// before that point are gone. The logits become unavailable until tokens are appended.
+uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep);
+
+struct lode_logit_bias {
+    int32_t id;
+    float bias; // -INFINITY bans the token
+};
+
+struct lode_sampling {
+    float temperature; // 0: greedy
+    uint32_t top_k;    // 0: off
+    float top_p;       // 1: off
+    float min_p;       // 0: off
+    float repetition_penalty; // 1: off
+    uint32_t repetition_window; // tokens looked back; 0: all
+    uint64_t seed;
+    const struct lode_logit_bias *biases;
+    size_t n_biases;
+};
+
+struct lode_sampling lode_sampling_default(void); // the model's: temperature 1, top-k 64, top-p 0.95
+
+enum lode_part { LODE_PART_CONTENT = 0, LODE_PART_REASONING = 1, LODE_PART_TOOL_CALL = 2 };
+
+// One generated token. `text` holds the characters that became complete with it (maybe none); `part` tells them
+// apart when the generation splits the reply. Returning false stops the generation.
+typedef bool (*lode_token_fn)(void *user, int32_t id, enum lode_part part, const char *text, size_t len);
+
+enum lode_stop { LODE_STOP_END = 0, LODE_STOP_LENGTH = 1, LODE_STOP_CONTEXT = 2, LODE_STOP_CALLER = 3 };
+
+struct lode_generate_options {
+    struct lode_sampling sampling;
+    uint32_t max_tokens;  // 0: until the model ends or the context is full
+    bool ignore_end;      // go on after an end token
+    bool show_special;    // control tokens appear in the text
+    bool split_reply;     // tell reasoning, tool calls and content apart; their markers are left out of the text
+    bool starts_thinking; // the prompt has opened the thinking channel
+    lode_token_fn on_token;
+    void *user;
+};
+
+struct lode_generate_options lode_generate_options_default(void);
+
+// Generates after the tokens fed so far. The sampled tokens join the timeline, the end token included.
+int lode_session_generate(struct lode_session *session, const struct lode_generate_options *options,
+                          enum lode_stop *out_stop, struct lode_error *error);
+
+// Counts since the session was opened; latencies are between consecutive tokens of the generations.
+struct lode_stats {
+    uint64_t prompt_tokens, generated_tokens;
+    double prefill_s, decode_s;
+    double ttft_s; // from the start of the last feed to the first token of the generation after it
+    double token_ms_p50, token_ms_p95, token_ms_p99;
+    uint64_t weight_bytes, kv_bytes, scratch_bytes, peak_rss_bytes;
+};
+
+void lode_session_stats(const struct lode_session *session, struct lode_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
