@@ -1,0 +1,246 @@
+// A timeline's memory, and the pass from tokens through the layers to logits. The layer itself is in layer.c.
+#include "core/forward.h"
+
+#include "core/forward_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+// Rows of logits that are made at once on a device whose memory the host cannot see.
+#define HEAD_ROWS 16
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+struct widths forward_widths(const struct gemma_model *model)
+{
+    const struct gemma_hparams *h = &model->hparams;
+    struct widths w = {0};
+    w.head_size = max_u32(h->head_size_local, h->head_size_global);
+    w.q = h->n_heads * w.head_size;
+    for (uint32_t l = 0; l < h->n_layers; l++) {
+        const struct gemma_layer *layer = &model->layers[l];
+        w.kv = max_u32(w.kv, layer->n_kv_heads * layer->head_size);
+        w.ffn = max_u32(w.ffn, layer->ffn_width);
+        w.experts_used = layer->moe ? h->n_experts_used : w.experts_used;
+    }
+    w.all_ple = h->ple_width * h->n_layers;
+    return w;
+}
+
+// The buffers of a pass, in floats for each row of the batch.
+static void buffer_floats(const struct gemma_model *model, size_t floats[N_BUFFERS])
+{
+    const struct gemma_hparams *h = &model->hparams;
+    const struct widths w = forward_widths(model);
+    memset(floats, 0, N_BUFFERS * sizeof *floats);
+    floats[BUFFER_X] = floats[BUFFER_NORMED] = floats[BUFFER_BRANCH] = h->hidden;
+    floats[BUFFER_Q] = floats[BUFFER_ATTENDED] = w.q;
+    floats[BUFFER_K] = floats[BUFFER_V] = w.kv;
+    floats[BUFFER_FFN] = max_u32(w.ffn, h->ple_width);
+    floats[BUFFER_PLE] = floats[BUFFER_PLE_CONTEXT] = w.all_ple;
+    if (w.experts_used) {
+        floats[BUFFER_EXPERT_INPUT] = floats[BUFFER_EXPERT_SUM] = h->hidden;
+        floats[BUFFER_ROUTER] = h->n_experts;
+        floats[BUFFER_CHOSEN] = floats[BUFFER_CHOSEN_WEIGHT] = w.experts_used;
+        floats[BUFFER_EXPERT_SLOTS] = (size_t)w.experts_used * h->hidden;
+    }
+}
+
+uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch)
+{
+    size_t floats[N_BUFFERS];
+    buffer_floats(model, floats);
+    uint64_t bytes = 0;
+    for (int b = 0; b < N_BUFFERS; b++)
+        bytes += floats[b] * batch * sizeof(float);
+    return bytes;
+}
+
+static int open_buffers(struct forward *f, struct lode_error *error)
+{
+    size_t floats[N_BUFFERS];
+    buffer_floats(f->weights->model, floats);
+    for (int b = 0; b < N_BUFFERS; b++) {
+        f->buffer_bytes[b] = floats[b] * f->batch * sizeof(float);
+        if (b == BUFFER_LOGITS && !f->device->host_memory)
+            f->buffer_bytes[b] = (size_t)HEAD_ROWS * f->weights->model->hparams.vocab * sizeof(float);
+        if (!f->buffer_bytes[b])
+            continue;
+        int rc = f->device->ops->alloc(f->device, (void **)&f->buffers[b], f->buffer_bytes[b], error);
+        if (rc) {
+            lode_fail_in(error, "scratch for steps of %u tokens", f->batch);
+            return rc;
+        }
+        f->scratch_bytes += f->buffer_bytes[b];
+    }
+    return 0;
+}
+
+static int reserve_device(struct forward *f, uint32_t context, struct lode_error *error)
+{
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    const struct widths w = forward_widths(f->weights->model);
+    struct lode_limits limits = {
+        .rows = f->batch,
+        .cols = max_u32(max_u32(h->hidden, w.q), max_u32(w.ffn, max_u32(h->expert_width, h->ple_width))),
+        .ffn_width = max_u32(w.ffn, h->expert_width),
+        .n_heads = h->n_heads,
+        .head_size = w.head_size,
+        .expert_rows = f->batch * w.experts_used,
+        .positions = context,
+    };
+    return f->device->ops->reserve(f->device, &limits, error);
+}
+
+int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context, uint32_t batch,
+                 enum lode_kv_format format, struct lode_error *error)
+{
+    *out = NULL;
+    struct forward *f = calloc(1, sizeof *f);
+    if (!f)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for a session");
+    f->weights = weights;
+    f->device = weights->device;
+    f->batch = batch;
+    int rc = kv_cache_open(&f->kv, weights->model, f->device, context, batch, format, error);
+    if (!rc)
+        rc = open_buffers(f, error);
+    if (!rc)
+        rc = reserve_device(f, context, error);
+    if (!rc)
+        rc = expert_batch_open(&f->experts, &weights->model->hparams, batch, error);
+    if (rc) {
+        forward_close(f);
+        return rc;
+    }
+    *out = f;
+    return 0;
+}
+
+void forward_close(struct forward *f)
+{
+    if (!f)
+        return;
+    for (int b = 0; b < N_BUFFERS; b++)
+        if (f->buffers[b])
+            f->device->ops->free(f->device, f->buffers[b], f->buffer_bytes[b]);
+    expert_batch_close(&f->experts);
+    kv_cache_close(&f->kv);
+    free(f);
+}
+
+uint64_t forward_scratch_bytes(const struct forward *f)
+{
+    return f->scratch_bytes + f->device->ops->scratch_bytes(f->device);
+}
+
+uint64_t forward_kv_bytes(const struct forward *f)
+{
+    return f->kv.bytes;
+}
+
+uint32_t forward_position(const struct forward *f)
+{
+    return f->kv.position;
+}
+
+uint32_t forward_rewind(struct forward *f, uint32_t keep)
+{
+    return kv_cache_rewind(&f->kv, keep);
+}
+
+// The per-layer inputs of all layers: what the table holds for the token, plus a projection of its embedding.
+//   ple[l] = (RMS(W x * hidden^-1/2)[l] * w + sqrt(width) * table[token][l]) / sqrt(2)
+static void load_ple(struct forward *f, struct pass *pass, const int32_t *ids)
+{
+    const struct gemma_model *model = f->weights->model;
+    const struct gemma_hparams *h = &model->hparams;
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct lode_matrix table = forward_matrix(f, &model->ple_table);
+    const struct lode_matrix projection = forward_matrix(f, &model->ple_model_proj);
+    pass->ple = forward_rows(f, BUFFER_PLE, pass->x.n, table.cols);
+    struct lode_rows context = forward_rows(f, BUFFER_PLE_CONTEXT, pass->x.n, projection.rows);
+    ops->embed(f->device, pass->ple, &table, ids, sqrtf((float)h->ple_width));
+    ops->matmul(f->device, &context, &projection, 1, pass->x);
+    ops->scale(f->device, context, 1.0f / sqrtf((float)h->hidden));
+    struct lode_rows by_layer = split_rows(context, h->ple_width);
+    ops->rms_norm(f->device, by_layer, by_layer, forward_vector(f, &model->ple_proj_norm), h->rms_eps, 1.0f);
+    ops->add(f->device, pass->ple, pass->ple, context, (float)M_SQRT1_2);
+}
+
+static int write_logits(struct forward *f, struct lode_rows x, float *out_logits, struct lode_error *error)
+{
+    const struct gemma_model *model = f->weights->model;
+    const struct gemma_hparams *h = &model->hparams;
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct lode_matrix head = forward_matrix(f, &model->head);
+    struct lode_rows normed = forward_rows(f, BUFFER_NORMED, x.n, h->hidden);
+    ops->rms_norm(f->device, normed, x, forward_vector(f, &model->output_norm), h->rms_eps, 1.0f);
+    const uint32_t step = f->device->host_memory ? x.n : HEAD_ROWS;
+    for (uint32_t first = 0; first < x.n; first += step) {
+        const uint32_t n = x.n - first < step ? x.n - first : step;
+        float *to = out_logits + (size_t)first * h->vocab;
+        struct lode_rows logits = {f->device->host_memory ? to : f->buffers[BUFFER_LOGITS], n, h->vocab, h->vocab};
+        struct lode_rows part = {normed.data + first * normed.stride, n, normed.cols, normed.stride};
+        ops->matmul(f->device, &logits, &head, 1, part);
+        if (h->final_softcap > 0)
+            ops->softcap(f->device, logits, h->final_softcap);
+        if (f->device->host_memory)
+            continue;
+        int rc = ops->download(f->device, to, logits.data, (size_t)n * h->vocab * sizeof(float), error);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
+               struct lode_error *error)
+{
+    const struct gemma_model *model = f->weights->model;
+    const struct gemma_hparams *h = &model->hparams;
+    const struct lode_matrix embedding = forward_matrix(f, &model->embedding);
+    struct pass pass = {
+        .x = forward_rows(f, BUFFER_X, n, h->hidden), .first_position = f->kv.position, .want = want};
+    f->device->ops->embed(f->device, pass.x, &embedding, ids, sqrtf((float)h->hidden));
+    if (h->ple_width)
+        load_ple(f, &pass, ids);
+    for (uint32_t l = 0; l < h->n_layers && pass.x.n; l++) {
+        int rc = layer_run(f, &pass, l, error);
+        if (rc)
+            return rc;
+    }
+    return pass.x.n ? write_logits(f, pass.x, out_logits, error) : 0;
+}
+
+int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
+                 struct lode_error *error)
+{
+    const struct gemma_model *model = f->weights->model;
+    uint32_t common[5], n_common = 0;
+    common[n_common++] = model->embedding.unit;
+    common[n_common++] = model->output_norm.unit;
+    if (model->head.unit != model->embedding.unit)
+        common[n_common++] = model->head.unit;
+    if (model->hparams.ple_width) {
+        common[n_common++] = model->ple_table.unit;
+        common[n_common++] = model->ple_model_proj.unit;
+    }
+    int rc = residency_acquire(f->weights->residency, common, n_common, error);
+    if (rc)
+        return rc;
+    rc = run(f, ids, n, want, out_logits, error);
+    if (!rc)
+        rc = f->device->ops->sync(f->device, error);
+    residency_release(f->weights->residency, common, n_common);
+    if (rc)
+        return rc;
+    f->kv.position += n;
+    if (f->kv.high < f->kv.position)
+        f->kv.high = f->kv.position;
+    return 0;
+}

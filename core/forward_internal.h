@@ -1,0 +1,99 @@
+// What the files of the forward pass share: a timeline's buffers and the state of a pass.
+#ifndef LODE_FORWARD_INTERNAL_H
+#define LODE_FORWARD_INTERNAL_H
+
+#include "core/forward.h"
+#include "core/kv_cache.h"
+
+enum buffer {
+    BUFFER_X,      // the residual stream
+    BUFFER_NORMED, // normed input of a branch
+    BUFFER_BRANCH, // output of a branch before it joins the stream
+    BUFFER_Q,
+    BUFFER_K,
+    BUFFER_V,
+    BUFFER_ATTENDED,
+    BUFFER_FFN, // gated activations
+    BUFFER_PLE, // per-layer inputs of all layers
+    BUFFER_PLE_CONTEXT,
+    BUFFER_EXPERT_INPUT,
+    BUFFER_EXPERT_SUM,
+    BUFFER_ROUTER,
+    BUFFER_CHOSEN, // int32
+    BUFFER_CHOSEN_WEIGHT,
+    BUFFER_EXPERT_SLOTS, // one row for each choice
+    BUFFER_LOGITS,
+    N_BUFFERS,
+};
+
+struct widths {
+    uint32_t q, kv, ffn, head_size, experts_used, all_ple;
+};
+
+struct widths forward_widths(const struct gemma_model *model);
+
+// The choices of a batch, sorted by expert. Host memory, made once.
+struct expert_batch {
+    int32_t *chosen;          // [rows][k]
+    int32_t *tokens, *slots;  // by expert
+    uint32_t *begin;          // [n_experts + 1]
+    uint32_t *units;          // of the distinct experts
+    struct lode_expert_job *jobs;
+};
+
+int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hparams, uint32_t batch,
+                      struct lode_error *error);
+void expert_batch_close(struct expert_batch *batch);
+
+struct forward {
+    const struct forward_weights *weights;
+    struct lode_device *device;
+    struct kv_cache kv;
+    struct expert_batch experts;
+    uint32_t batch;
+    float *buffers[N_BUFFERS];
+    size_t buffer_bytes[N_BUFFERS];
+    uint64_t scratch_bytes;
+};
+
+// The rows on their way through the layers. They become fewer at the last layer that writes K and V, from where on
+// only rows whose logits are wanted go on.
+struct pass {
+    struct lode_rows x, ple;
+    uint32_t first_position, want;
+};
+
+static inline struct lode_rows forward_rows(const struct forward *f, enum buffer buffer, uint32_t n, uint32_t cols)
+{
+    return (struct lode_rows){f->buffers[buffer], n, cols, cols};
+}
+
+// Contiguous rows seen as shorter ones: heads, or layers.
+static inline struct lode_rows split_rows(struct lode_rows rows, uint32_t cols)
+{
+    return (struct lode_rows){rows.data, rows.n * (rows.cols / cols), cols, cols};
+}
+
+static inline struct lode_matrix forward_matrix(const struct forward *f, const struct gemma_weight *weight)
+{
+    const struct lode_type_traits *traits = lode_type_find(weight->type);
+    const void *data = residency_part(f->weights->residency, weight->unit, weight->part);
+    size_t row_bytes = (size_t)weight->cols / traits->block_elems * traits->block_bytes;
+    return (struct lode_matrix){data, weight->type, weight->rows, weight->cols, row_bytes};
+}
+
+static inline const float *forward_vector(const struct forward *f, const struct gemma_weight *weight)
+{
+    return residency_part(f->weights->residency, weight->unit, weight->part);
+}
+
+// Runs one layer over the pass. After the last layer that writes K and V the pass has `want` rows.
+int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error);
+
+// Adds the routed experts' part of a layer's FFN to `sum`: reads the pass's residual stream.
+int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                   struct lode_error *error);
+int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, struct lode_rows sum,
+                struct lode_error *error);
+
+#endif

@@ -1,0 +1,29 @@
+// The KV cache of one timeline: a ring of the window for local layers, the whole context for global ones, nothing
+// for layers that read another's.
+#ifndef LODE_KV_CACHE_H
+#define LODE_KV_CACHE_H
+
+#include "backends/backend.h"
+#include "core/gemma4.h"
+
+struct kv_cache {
+    struct lode_device *device;
+    struct lode_kv *layers; // n_layers; k is NULL where the layer has none of its own
+    uint32_t n_layers, batch, window;
+    uint32_t position;      // tokens in the timeline
+    uint32_t high;          // tokens ever written since the timeline was empty: what the rings have wrapped to
+    uint64_t bytes;
+};
+
+// Bytes for a context of this many tokens, written in steps of at most `batch`.
+uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
+                               enum lode_kv_format format);
+
+int kv_cache_open(struct kv_cache *out, const struct gemma_model *model, struct lode_device *device,
+                  uint32_t context, uint32_t batch, enum lode_kv_format format, struct lode_error *error);
+void kv_cache_close(struct kv_cache *cache);
+
+// Shortens the timeline to `keep` tokens; to none where a ring no longer holds the window before that point.
+uint32_t kv_cache_rewind(struct kv_cache *cache, uint32_t keep);
+
+#endif

@@ -1,0 +1,165 @@
+// One decoder layer. x is the residual stream, RMS(x) = x / sqrt(mean(x^2) + eps).
+#include "core/forward_internal.h"
+
+#include <math.h>
+
+// Drops the rows whose logits nobody wants; the KV cache has all it needs of them.
+static void keep_wanted(struct pass *pass)
+{
+    const uint32_t dropped = pass->x.n - pass->want;
+    pass->x.data += dropped * pass->x.stride;
+    pass->x.n = pass->want;
+    if (pass->ple.data) {
+        pass->ple.data += dropped * pass->ple.stride;
+        pass->ple.n = pass->want;
+    }
+    pass->first_position += dropped;
+}
+
+// K and V of the rows into the layer's cache: k = RoPE(RMS(Wk n) * k_norm), v = RMS(Wv n), per head. Where the layer
+// has no V projection, V is made of the raw K projection.
+static void store_kv(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, uint32_t l,
+                     struct lode_rows k, struct lode_rows v, const float *inverse_frequency)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const float eps = f->weights->model->hparams.rms_eps;
+    struct lode_rows k_heads = split_rows(k, layer->head_size), v_heads = split_rows(v, layer->head_size);
+    ops->rms_norm(f->device, v_heads, layer->v.cols ? v_heads : k_heads, NULL, eps, 1.0f);
+    ops->rms_norm(f->device, k_heads, k_heads, forward_vector(f, &layer->k_norm), eps, 1.0f);
+    ops->rope(f->device, k, layer->n_kv_heads, layer->head_size, pass->first_position, inverse_frequency);
+    ops->kv_store(f->device, &f->kv.layers[l], k, v, pass->first_position);
+}
+
+// x += RMS(Wo attention) * post_attention_norm
+static void attend(struct forward *f, struct pass *pass, const struct gemma_layer *layer, uint32_t l)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    const float *inverse_frequency = f->weights->inverse_frequency[layer->global];
+    const uint32_t q_width = h->n_heads * layer->head_size, kv_width = layer->n_kv_heads * layer->head_size;
+    const bool drops_rows = l == f->weights->model->last_kv_layer && pass->want < pass->x.n;
+
+    struct lode_rows n = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
+    ops->rms_norm(f->device, n, pass->x, forward_vector(f, &layer->attn_norm), h->rms_eps, 1.0f);
+    const struct lode_matrix wq = forward_matrix(f, &layer->q);
+    struct lode_rows q = forward_rows(f, BUFFER_Q, pass->x.n, q_width);
+
+    struct lode_rows outs[3];
+    struct lode_matrix matrices[3];
+    uint32_t n_matrices = 0;
+    if (!drops_rows) {
+        outs[n_matrices] = q;
+        matrices[n_matrices++] = wq;
+    }
+    struct lode_rows k = forward_rows(f, BUFFER_K, pass->x.n, kv_width);
+    struct lode_rows v = forward_rows(f, BUFFER_V, pass->x.n, kv_width);
+    if (layer->own_kv) {
+        outs[n_matrices] = k;
+        matrices[n_matrices++] = forward_matrix(f, &layer->k);
+        if (layer->v.cols) {
+            outs[n_matrices] = v;
+            matrices[n_matrices++] = forward_matrix(f, &layer->v);
+        }
+    }
+    ops->matmul(f->device, outs, matrices, n_matrices, n);
+    if (layer->own_kv)
+        store_kv(f, pass, layer, l, k, v, inverse_frequency);
+    if (drops_rows) {
+        n.data += (pass->x.n - pass->want) * n.stride;
+        n.n = q.n = pass->want;
+        keep_wanted(pass);
+        if (!pass->want)
+            return;
+        ops->matmul(f->device, &q, &wq, 1, n);
+    }
+
+    struct lode_rows heads = split_rows(q, layer->head_size);
+    ops->rms_norm(f->device, heads, heads, forward_vector(f, &layer->q_norm), h->rms_eps, 1.0f);
+    ops->rope(f->device, q, h->n_heads, layer->head_size, pass->first_position, inverse_frequency);
+    struct lode_rows attended = forward_rows(f, BUFFER_ATTENDED, pass->x.n, q_width);
+    ops->attention(f->device, attended, q, h->n_heads, &f->kv.layers[layer->kv_layer], pass->first_position,
+                   layer->global ? 0 : h->window);
+    const struct lode_matrix wo = forward_matrix(f, &layer->output);
+    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
+    ops->matmul(f->device, &branch, &wo, 1, attended);
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_attention_norm), h->rms_eps, 1.0f);
+}
+
+// out = Wdown (gelu(Wgate n) * (Wup n)), n = RMS(x) * ffn_norm
+static void dense_ffn(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                      struct lode_rows out)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    struct lode_rows n = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
+    struct lode_rows gated = forward_rows(f, BUFFER_FFN, pass->x.n, layer->ffn_width);
+    const struct lode_matrix gate = forward_matrix(f, &layer->gate), up = forward_matrix(f, &layer->up),
+                             down = forward_matrix(f, &layer->down);
+    ops->rms_norm(f->device, n, pass->x, forward_vector(f, &layer->ffn_norm), h->rms_eps, 1.0f);
+    ops->matmul_geglu(f->device, gated, &gate, &up, n);
+    ops->matmul(f->device, &out, &down, 1, gated);
+}
+
+// x = (x + RMS(ffn) * post_ffw_norm) * scale, where ffn is the dense branch alone, or the sum of it and the experts'
+// branch, each with a norm of its own. The experts are chosen first, so that those that are missing can be read
+// while the dense branch is computed.
+static int feed_forward(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, float scale,
+                        struct lode_error *error)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
+    if (layer->moe) {
+        int rc = experts_choose(f, pass, layer, error);
+        if (rc)
+            return rc;
+    }
+    dense_ffn(f, pass, layer, branch);
+    if (layer->moe) {
+        struct lode_rows sum = forward_rows(f, BUFFER_EXPERT_SUM, pass->x.n, h->hidden);
+        int rc = experts_run(f, pass, layer, sum, error);
+        if (rc)
+            return rc;
+        ops->rms_norm(f->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps, 1.0f);
+        ops->rms_norm(f->device, sum, sum, forward_vector(f, &layer->post_ffw_norm_2), h->rms_eps, 1.0f);
+        ops->add(f->device, branch, branch, sum, 1.0f);
+    }
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_ffw_norm), h->rms_eps, scale);
+    return 0;
+}
+
+// x = (x + RMS(Wproj (gelu(Wgate x) * ple[l])) * post_norm) * scale
+static void add_ple(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, uint32_t l,
+                    float scale)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    const struct lode_matrix gate = forward_matrix(f, &layer->ple_gate), proj = forward_matrix(f, &layer->ple_proj);
+    struct lode_rows gated = forward_rows(f, BUFFER_FFN, pass->x.n, h->ple_width);
+    struct lode_rows input = {pass->ple.data + (size_t)l * h->ple_width, pass->x.n, h->ple_width, pass->ple.stride};
+    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
+    ops->matmul(f->device, &gated, &gate, 1, pass->x);
+    ops->geglu(f->device, gated, gated, input);
+    ops->matmul(f->device, &branch, &proj, 1, gated);
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->ple_post_norm), h->rms_eps, scale);
+}
+
+int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error)
+{
+    const struct gemma_layer *layer = &f->weights->model->layers[l];
+    const float output_scale = f->weights->output_scale[l];
+    const bool has_ple = layer->ple_gate.cols != 0;
+    const uint32_t units[] = {layer->attn_norm.unit, layer->q.unit, layer->gate.unit, layer->ple_gate.unit};
+    const uint32_t n_units = has_ple ? 4 : 3;
+    int rc = residency_acquire(f->weights->residency, units, n_units, error);
+    if (rc)
+        return rc;
+    attend(f, pass, layer, l);
+    if (pass->x.n) {
+        rc = feed_forward(f, pass, layer, has_ple ? 1.0f : output_scale, error);
+        if (!rc && has_ple)
+            add_ple(f, pass, layer, l, output_scale);
+    }
+    residency_release(f->weights->residency, units, n_units);
+    return rc;
+}
