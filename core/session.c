@@ -1,0 +1,276 @@
+// A session: a timeline on an engine, its memory plan, and feeding it tokens.
+#include "core/session_internal.h"
+
+#include "core/clock.h"
+#include "core/kv_cache.h"
+#include "profiles/host_memory.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_BATCH 512
+#define MAX_BATCH 65536
+#define GIB (1024.0 * 1024 * 1024)
+
+static uint64_t needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
+                             enum lode_kv_format format)
+{
+    return kv_cache_needed_bytes(model, context, batch, format) + forward_scratch_needed_bytes(model, batch);
+}
+
+// The longest context that fits; 0 where none does.
+static uint32_t longest_context(const struct gemma_model *model, uint32_t limit, uint32_t batch,
+                                enum lode_kv_format format, uint64_t available)
+{
+    uint32_t fits = 0, beyond = limit + 1;
+    while (beyond - fits > 1) {
+        uint32_t middle = fits + (beyond - fits) / 2;
+        if (needed_bytes(model, middle, batch, format) <= available)
+            fits = middle;
+        else
+            beyond = middle;
+    }
+    return fits;
+}
+
+static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_t asked, uint32_t batch,
+                        enum lode_kv_format format, struct lode_error *error)
+{
+    const uint32_t limit = engine->model.hparams.context_limit;
+    if (asked > limit)
+        return lode_fail(error, LODE_ERR_CONTEXT, "a context of %" PRIu32 " tokens is beyond the model's limit of %" PRIu32,
+                         asked, limit);
+    const uint64_t available = engine_available_bytes();
+    const uint32_t longest = available ? longest_context(&engine->model, limit, batch, format, available) : limit;
+    *out = asked ? asked : longest;
+    if (*out && *out <= longest)
+        return 0;
+    const uint32_t wanted = asked ? asked : 1;
+    return lode_fail(error, LODE_ERR_MEMORY,
+                     "a context of %" PRIu32 " tokens takes %.2f GiB (KV cache and scratch for steps of %" PRIu32
+                     "), but %.2f GiB are available; at most %" PRIu32
+                     " tokens fit. A smaller context, a smaller batch or a Q8_0 cache take less",
+                     wanted, (double)needed_bytes(&engine->model, wanted, batch, format) / GIB, batch,
+                     (double)available / GIB, longest);
+}
+
+static int cache_format(enum lode_kv_format *out, enum lode_kv_type kv, struct lode_error *error)
+{
+    switch (kv) {
+    case LODE_KV_F16:
+        *out = LODE_CACHE_F16;
+        return 0;
+    case LODE_KV_Q8_0:
+        *out = LODE_CACHE_Q8_0;
+        return 0;
+    case LODE_KV_F32:
+        *out = LODE_CACHE_F32;
+        return 0;
+    }
+    return lode_fail(error, LODE_ERR_ARGUMENT, "there is no KV cache type %d", (int)kv);
+}
+
+int lode_session_open(struct lode_session **out, struct lode_engine *engine,
+                      const struct lode_session_options *options, struct lode_error *error)
+{
+    *out = NULL;
+    const struct lode_session_options defaults = {0};
+    if (!options)
+        options = &defaults;
+    enum lode_kv_format format;
+    int rc = cache_format(&format, options->kv, error);
+    if (rc)
+        return rc;
+    uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context;
+    if (batch > MAX_BATCH)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch, MAX_BATCH);
+    if (options->context && batch > options->context)
+        batch = options->context;
+    if (batch > engine->model.hparams.context_limit)
+        batch = engine->model.hparams.context_limit;
+    rc = plan_context(&context, engine, options->context, batch, format, error);
+    if (rc)
+        return rc;
+    struct lode_session *session = calloc(1, sizeof *session);
+    if (!session)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for a session");
+    session->engine = engine;
+    session->context = context;
+    session->batch = batch < context ? batch : context;
+    session->logits = malloc((size_t)engine->shape.vocab * sizeof *session->logits);
+    session->timeline = malloc((size_t)context * sizeof *session->timeline);
+    if (!session->logits || !session->timeline)
+        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the logits of %" PRIu32 " tokens", engine->shape.vocab);
+    if (!rc)
+        rc = forward_open(&session->forward, &engine->weights, context, session->batch, format, error);
+    if (rc) {
+        lode_session_close(session);
+        return rc;
+    }
+    *out = session;
+    return 0;
+}
+
+void lode_session_close(struct lode_session *session)
+{
+    if (!session)
+        return;
+    forward_close(session->forward);
+    free(session->logits);
+    free(session->timeline);
+    free(session->latency_ms);
+    free(session);
+}
+
+uint32_t lode_session_context(const struct lode_session *session)
+{
+    return session->context;
+}
+
+uint32_t lode_session_position(const struct lode_session *session)
+{
+    return forward_position(session->forward) + session->has_pending;
+}
+
+uint64_t lode_session_kv_bytes(const struct lode_session *session)
+{
+    return forward_kv_bytes(session->forward);
+}
+
+const float *lode_session_logits(const struct lode_session *session)
+{
+    return session->has_logits ? session->logits : NULL;
+}
+
+static int check_tokens(const struct lode_session *session, const int32_t *ids, size_t count,
+                        struct lode_error *error)
+{
+    const uint32_t position = lode_session_position(session), vocab = session->engine->shape.vocab;
+    if (count > session->context - position)
+        return lode_fail(error, LODE_ERR_CONTEXT,
+                         "%zu tokens do not fit after the %" PRIu32 " that are there: the context holds %" PRIu32
+                         " (the model's limit is %" PRIu32 ")",
+                         count, position, session->context, session->engine->shape.context_limit);
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
+            return lode_fail(error, LODE_ERR_ARGUMENT, "token %zu is %" PRId32 ", outside the vocabulary of %" PRIu32,
+                             i, ids[i], vocab);
+    return 0;
+}
+
+int session_step(struct lode_session *session, const int32_t *ids, size_t count, size_t want, float *out_logits,
+                 struct lode_error *error)
+{
+    const uint32_t position = forward_position(session->forward);
+    session->has_logits = false;
+    int rc = forward_step(session->forward, ids, (uint32_t)count, (uint32_t)want, out_logits, error);
+    if (rc)
+        return rc;
+    memcpy(session->timeline + position, ids, count * sizeof *ids);
+    session->has_logits = want > 0;
+    if (want && out_logits != session->logits)
+        memcpy(session->logits, out_logits + (want - 1) * (size_t)session->engine->shape.vocab,
+               session->engine->shape.vocab * sizeof *session->logits);
+    return 0;
+}
+
+int session_flush_pending(struct lode_session *session, size_t want, struct lode_error *error)
+{
+    if (!session->has_pending)
+        return 0;
+    const int32_t id = session->pending;
+    int rc = session_step(session, &id, 1, want, session->logits, error);
+    session->has_pending = rc != 0;
+    return rc;
+}
+
+int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count, lode_progress_fn on_progress,
+                      void *user, struct lode_error *error)
+{
+    int rc = check_tokens(session, ids, count, error);
+    const uint64_t start_ns = clock_now_ns();
+    session->feed_start_ns = start_ns;
+    size_t done = 0;
+    if (!rc)
+        rc = session_flush_pending(session, 0, error);
+    while (!rc && done < count) {
+        if (on_progress && !on_progress(user, "prefill", done, count)) {
+            rc = lode_fail(error, LODE_ERR_CANCELLED, "stopped after %zu of %zu prompt tokens", done, count);
+            break;
+        }
+        size_t n = count - done < session->batch ? count - done : session->batch;
+        rc = session_step(session, ids + done, n, done + n == count, session->logits, error);
+        if (!rc)
+            done += n;
+    }
+    if (!rc && on_progress)
+        on_progress(user, "prefill", count, count);
+    session->stats.prompt_tokens += done;
+    session->stats.prefill_s += clock_seconds_since(start_ns);
+    return rc;
+}
+
+int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t count, size_t want,
+                      float *out_logits, struct lode_error *error)
+{
+    if (count == 0 || count > session->batch || want > count)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "%zu tokens with logits of %zu: the batch holds 1 to %" PRIu32,
+                         count, want, session->batch);
+    int rc = check_tokens(session, ids, count, error);
+    if (rc)
+        return rc;
+    const uint64_t start_ns = clock_now_ns();
+    rc = session_flush_pending(session, 0, error);
+    if (!rc)
+        rc = session_step(session, ids, count, want, out_logits, error);
+    if (rc)
+        return rc;
+    session->stats.prompt_tokens += count;
+    session->stats.prefill_s += clock_seconds_since(start_ns);
+    return 0;
+}
+
+uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep)
+{
+    if (keep >= lode_session_position(session))
+        return lode_session_position(session);
+    session->has_logits = session->has_pending = false;
+    return forward_rewind(session->forward, keep);
+}
+
+static int ascending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static double percentile(const float *sorted, size_t n, double share)
+{
+    if (!n)
+        return 0;
+    size_t rank = (size_t)(share * (double)(n - 1) + 0.5);
+    return sorted[rank];
+}
+
+void lode_session_stats(const struct lode_session *session, struct lode_stats *out)
+{
+    *out = session->stats;
+    float *sorted = malloc((session->n_latencies + 1) * sizeof *sorted);
+    if (sorted && session->n_latencies) {
+        memcpy(sorted, session->latency_ms, session->n_latencies * sizeof *sorted);
+        qsort(sorted, session->n_latencies, sizeof *sorted, ascending);
+        out->token_ms_p50 = percentile(sorted, session->n_latencies, 0.50);
+        out->token_ms_p95 = percentile(sorted, session->n_latencies, 0.95);
+        out->token_ms_p99 = percentile(sorted, session->n_latencies, 0.99);
+    }
+    free(sorted);
+    if (out->prefill_s > 0)
+        out->prefill_tok_s = (double)out->prompt_tokens / out->prefill_s;
+    if (out->decode_s > 0)
+        out->decode_tok_s = (double)session->n_latencies / out->decode_s;
+    out->weight_bytes = residency_bytes(session->engine->residency);
+    out->kv_bytes = forward_kv_bytes(session->forward);
+    out->scratch_bytes = forward_scratch_bytes(session->forward);
+    out->peak_rss_bytes = host_peak_rss_bytes();
+}

@@ -1,0 +1,227 @@
+// Whole models against logits that a double-precision reference computed from the same files.
+//
+// The yardstick for a quantised file is the distance of another engine's 8-bit activations from the same reference:
+// ours may be a quarter larger, no more.
+#include "tests/golden.h"
+#include "tests/test_data.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const f32_models[] = {"m-e2b-f32", "m-e4b-f32", "m-26b-a4b-f32", "m-31b-f32", "k-31b-f32"};
+
+// Mean KL of llama.cpp on the quantised file against the exact logits.
+static const struct {
+    const char *name;
+    double llama_cpp_kl;
+} quantised_models[] = {
+    {"k-31b-BF16", 5.367e-05},     {"k-31b-F16", 1.050e-06},      {"k-31b-IQ4_NL", 7.900e-04},
+    {"k-31b-IQ4_XS", 1.452e-03},   {"k-31b-Q2_K", 1.066e-03},     {"k-31b-Q3_K_S", 1.203e-03},
+    {"k-31b-Q4_0", 5.813e-04},     {"k-31b-Q4_1", 6.355e-04},     {"k-31b-Q4_K_S", 1.231e-03},
+    {"k-31b-Q5_0", 6.986e-04},     {"k-31b-Q5_1", 6.406e-04},     {"k-31b-Q5_K_S", 1.204e-03},
+    {"k-31b-Q6_K", 1.171e-03},     {"k-31b-Q8_0", 7.138e-04},     {"k-moe-IQ4_NL", 1.412e-03},
+    {"k-moe-Q4_K_S", 1.389e-03},   {"k-moe-Q6_K", 1.884e-03},     {"m-26b-a4b-q4_0", 3.543e-02},
+    {"m-26b-a4b-q8_0", 4.594e-02}, {"m-31b-q4_0", 3.547e-03},     {"m-31b-q8_0", 3.858e-03},
+    {"m-e2b-q4_0", 4.848e-03},     {"m-e2b-q8_0", 4.873e-03},     {"m-e4b-q4_0", 6.038e-03},
+    {"m-e4b-q8_0", 7.351e-03},
+};
+
+struct golden {
+    char model[512];
+    int32_t *ids;
+    size_t count;
+};
+
+static bool find_golden(struct golden *out, const char *name, char *exact, size_t capacity)
+{
+    char file[128], ids[512];
+    snprintf(file, sizeof file, "golden/%s.gguf", name);
+    bool found = test_data_find(out->model, sizeof out->model, file);
+    snprintf(file, sizeof file, "golden/%s.exact.bin", name);
+    found = test_data_find(exact, capacity, file) && found;
+    snprintf(file, sizeof file, "golden/%c-tokens.txt", name[0]);
+    found = test_data_find(ids, sizeof ids, file) && found;
+    if (found)
+        out->ids = golden_read_ids(ids, &out->count);
+    return found;
+}
+
+static struct distance measure(const struct golden *golden, const char *exact, const struct golden_run *run)
+{
+    size_t vocab;
+    float *ours = golden_logits(golden->model, golden->ids, golden->count, run, &vocab);
+    float *reference = golden_read_floats(exact, golden->count * vocab);
+    struct distance d = golden_distance(reference, ours, golden->count, vocab);
+    free(ours);
+    free(reference);
+    return d;
+}
+
+static void report(const char *name, const struct golden_run *run, struct distance d)
+{
+    fprintf(stderr, "  %-16s %-9s max %.5f  mean KL %.3e  top-1 %.3f\n", name, run->isa ? run->isa : "best",
+            d.max_difference, d.mean_kl, d.same_top1);
+}
+
+static const char *const isas[] = {"portable", "avx2", "avx512"};
+
+static bool has_isa(const char *isa)
+{
+    struct lode_engine_options options = {.isa = isa, .threads = 1};
+    struct lode_engine *engine;
+    struct lode_error error;
+    char model[512];
+    cr_assert(test_data_find(model, sizeof model, "golden/m-e2b-q4_0.gguf"));
+    if (lode_engine_open(&engine, model, &options, &error))
+        return false;
+    lode_engine_close(engine);
+    return true;
+}
+
+static void check_f32_files(const char *isa)
+{
+    const struct golden_run run = {.threads = 2, .isa = isa, .kv = LODE_KV_F32};
+    size_t done = 0;
+    for (size_t m = 0; m < sizeof f32_models / sizeof *f32_models; m++) {
+        struct golden golden;
+        char exact[512];
+        if (!find_golden(&golden, f32_models[m], exact, sizeof exact))
+            continue;
+        struct distance d = measure(&golden, exact, &run);
+        report(f32_models[m], &run, d);
+        cr_expect_leq(d.max_difference, 5e-3, "%s, %s", f32_models[m], isa);
+        cr_expect_leq(d.mean_kl, 1e-6, "%s, %s", f32_models[m], isa);
+        cr_expect_eq(d.same_top1, 1.0, "%s, %s", f32_models[m], isa);
+        free(golden.ids);
+        done++;
+    }
+    if (!done)
+        cr_skip_test("the F32 golden models are not here (each is above 2 MB)");
+}
+
+static void check_quantised_files(const char *isa)
+{
+    const struct golden_run run = {.threads = 2, .isa = isa, .kv = LODE_KV_F32};
+    for (size_t m = 0; m < sizeof quantised_models / sizeof *quantised_models; m++) {
+        const char *name = quantised_models[m].name;
+        struct golden golden;
+        char exact[512];
+        if (!find_golden(&golden, name, exact, sizeof exact)) {
+            fprintf(stderr, "  %-16s is not here\n", name);
+            continue;
+        }
+        struct distance d = measure(&golden, exact, &run);
+        report(name, &run, d);
+        cr_expect_leq(d.mean_kl, 1.25 * quantised_models[m].llama_cpp_kl + 1e-4, "%s, %s", name, isa);
+        free(golden.ids);
+    }
+}
+
+Test(golden, f32_files_match_the_exact_logits_portable)
+{
+    check_f32_files(isas[0]);
+}
+
+Test(golden, f32_files_match_the_exact_logits_avx2)
+{
+    if (!has_isa(isas[1]))
+        cr_skip_test("this CPU has no AVX2");
+    check_f32_files(isas[1]);
+}
+
+Test(golden, f32_files_match_the_exact_logits_avx512)
+{
+    if (!has_isa(isas[2]))
+        cr_skip_test("this CPU has no AVX-512 with VNNI");
+    check_f32_files(isas[2]);
+}
+
+Test(golden, quantised_files_are_as_near_as_llama_cpp_portable)
+{
+    check_quantised_files(isas[0]);
+}
+
+Test(golden, quantised_files_are_as_near_as_llama_cpp_avx2)
+{
+    if (!has_isa(isas[1]))
+        cr_skip_test("this CPU has no AVX2");
+    check_quantised_files(isas[1]);
+}
+
+Test(golden, quantised_files_are_as_near_as_llama_cpp_avx512)
+{
+    if (!has_isa(isas[2]))
+        cr_skip_test("this CPU has no AVX-512 with VNNI");
+    check_quantised_files(isas[2]);
+}
+
+Test(golden, batch_sizes_agree)
+{
+    size_t done = 0;
+    for (size_t m = 0; m < sizeof f32_models / sizeof *f32_models; m++) {
+        struct golden golden;
+        char exact[512];
+        if (!find_golden(&golden, f32_models[m], exact, sizeof exact))
+            continue;
+        static const uint32_t batches[] = {48, 1, 7};
+        float *logits[3];
+        size_t vocab;
+        for (int b = 0; b < 3; b++) {
+            const struct golden_run run = {.threads = 2, .batch = batches[b], .kv = LODE_KV_F32};
+            logits[b] = golden_logits(golden.model, golden.ids, golden.count, &run, &vocab);
+        }
+        for (int b = 1; b < 3; b++) {
+            struct distance d = golden_distance(logits[0], logits[b], golden.count, vocab);
+            fprintf(stderr, "  %-16s batch %u against 48: max %.6f\n", f32_models[m], batches[b], d.max_difference);
+            cr_expect_leq(d.max_difference, 2e-3, "%s, batch %u", f32_models[m], batches[b]);
+        }
+        for (int b = 0; b < 3; b++)
+            free(logits[b]);
+        free(golden.ids);
+        done++;
+    }
+    if (!done)
+        cr_skip_test("the F32 golden models are not here (each is above 2 MB)");
+}
+
+Test(golden, threads_agree_bit_for_bit)
+{
+    static const char *const names[] = {"m-e2b-q4_0", "m-26b-a4b-q8_0", "m-31b-q4_0", "k-moe-Q4_K_S", "m-26b-a4b-f32"};
+    for (size_t m = 0; m < sizeof names / sizeof *names; m++) {
+        struct golden golden;
+        char exact[512];
+        if (!find_golden(&golden, names[m], exact, sizeof exact))
+            continue;
+        for (uint32_t batch = 1; batch <= 48; batch += 47) {
+            const struct golden_run one = {.threads = 1, .batch = batch}, two = {.threads = 2, .batch = batch};
+            size_t vocab;
+            float *a = golden_logits(golden.model, golden.ids, golden.count, &one, &vocab);
+            float *b = golden_logits(golden.model, golden.ids, golden.count, &two, &vocab);
+            cr_expect_arr_eq(a, b, golden.count * vocab * sizeof *a, "%s, batch %u", names[m], batch);
+            free(a);
+            free(b);
+        }
+        free(golden.ids);
+    }
+}
+
+Test(golden, smaller_caches_stay_near)
+{
+    static const struct {
+        enum lode_kv_type kv;
+        const char *name;
+        double mean_kl;
+    } caches[] = {{LODE_KV_F16, "F16", 1e-5}, {LODE_KV_Q8_0, "Q8_0", 2e-2}};
+    struct golden golden;
+    char exact[512];
+    cr_assert(find_golden(&golden, "k-31b-F16", exact, sizeof exact));
+    for (size_t c = 0; c < 2; c++) {
+        const struct golden_run run = {.threads = 2, .kv = caches[c].kv};
+        struct distance d = measure(&golden, exact, &run);
+        fprintf(stderr, "  KV %-5s mean KL %.3e  max %.4f\n", caches[c].name, d.mean_kl, d.max_difference);
+        cr_expect_leq(d.mean_kl, caches[c].mean_kl, "KV %s", caches[c].name);
+    }
+    free(golden.ids);
+}
