@@ -56,7 +56,7 @@ struct gguf_value; // a metadata value: a scalar, a string or an array
 int gguf_open(struct gguf **out, const char *path, struct lode_error *error);
 
 // The same for one file that is in memory already; `name` stands in the errors. Data beyond the header need not be
-// there: `file_size_bytes` is what the tensors are checked against.
+// there: `file_size_bytes` is what the tensors are checked against. A part of a split is taken by itself.
 int gguf_parse(struct gguf **out, const void *data, size_t size_bytes, uint64_t file_size_bytes, const char *name,
                struct lode_error *error);
 
@@ -69,7 +69,8 @@ uint64_t gguf_file_size_bytes(const struct gguf *gguf, uint32_t file);
 
 size_t gguf_tensor_count(const struct gguf *gguf);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *gguf, size_t index);         // in file order
-const struct gguf_tensor *gguf_tensor_find(const struct gguf *gguf, const char *name);   // NULL if absent; hashed
+const struct gguf_tensor *gguf_tensor_find(const struct gguf *gguf, const char *name);   // NULL if absent; O(log n)
+size_t gguf_tensor_index(const struct gguf *gguf, const struct gguf_tensor *tensor); // of one found
 
 size_t gguf_key_count(const struct gguf *gguf);
 struct gguf_string gguf_key_at(const struct gguf *gguf, size_t index, const struct gguf_value **out_value);
@@ -80,7 +81,8 @@ enum gguf_kind gguf_value_item_kind(const struct gguf_value *value); // element 
 size_t gguf_value_count(const struct gguf_value *value);             // elements of an array; 1 for a scalar or string
 
 // Element `index` read liberally: any integer kind or bool as an integer, any number as a float. False when the kind
-// does not convert, the value does not fit, or the index is out of range. A scalar is element 0.
+// does not convert, the value does not fit, or the index is out of range. A scalar is element 0;
+// NULL (the value of an absent key) has none.
 bool gguf_value_u64(const struct gguf_value *value, size_t index, uint64_t *out);
 bool gguf_value_i64(const struct gguf_value *value, size_t index, int64_t *out);
 bool gguf_value_f64(const struct gguf_value *value, size_t index, double *out);
