@@ -44,6 +44,7 @@ int io_open(struct io **out, const char *const *paths, uint32_t n_paths, const s
 // Waits for what is in flight, drops what is not, closes the files.
 void io_close(struct io *io);
 
+// When it was opened; 0 for an index that has no file.
 uint64_t io_file_size_bytes(const struct io *io, uint32_t file);
 
 // Queues a request; the buffer belongs to the room until its completion is reaped. Requests are cut into pieces as

@@ -31,12 +31,16 @@ struct unit {
     uint64_t bytes; // of all parts
 };
 
-// The units of a model in the order in which a pass meets them.
+// What to call a unit in the text of an error, from the maker's labels; written to `buffer` or a constant.
+typedef const char *(*unit_name_fn)(const struct unit *unit, char *buffer, size_t capacity);
+
+// The units of a model in the order in which a pass meets them. All zero is an empty table.
 struct unit_table {
     struct unit *units;
     uint32_t n_units;
     struct extent *parts; // one a tensor, or a slice of one
     uint32_t n_parts;
+    unit_name_fn name_unit; // NULL: the labels are told as numbers
 };
 
 // Grows the table; parts are appended to the unit that was added last.
@@ -46,5 +50,7 @@ int unit_table_add_part(struct unit_table *table, struct extent extent, struct l
 void unit_table_free(struct unit_table *table);
 
 uint64_t unit_table_bytes(const struct unit_table *table);
+
+const char *unit_table_name(const struct unit_table *table, uint32_t unit, char *buffer, size_t capacity);
 
 #endif

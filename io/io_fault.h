@@ -1,0 +1,48 @@
+// A double for tests: reads files as io_pread does, except where a script says that something goes wrong.
+//
+// It takes the place of the reading function below an engine (io_open_with), so the faults pass through the
+// real threads, queues and retries. For content in memory, give the path of a memfd.
+#ifndef LODE_IO_FAULT_H
+#define LODE_IO_FAULT_H
+
+#include "io/io_internal.h"
+
+enum io_fault_kind {
+    IO_FAULT_ERROR, // fails with error_number (EINTR too)
+    IO_FAULT_SHORT, // reads no more than short_bytes; 0 as at the end of a file
+    IO_FAULT_DELAY, // reads after delay_ns
+    IO_FAULT_HOLD,  // does not return before io_fault_release, then reads: a read that never comes back
+};
+
+#define IO_FAULT_ALWAYS UINT64_MAX
+
+// Strikes reads that touch the bytes from `offset` to before `end` of a file; end 0 means all reads. Of those
+// the first `skip` are spared and the next `times` are struck; reads count again when they are tried again.
+struct io_fault_rule {
+    enum io_fault_kind kind;
+    uint64_t offset, end;
+    uint64_t skip, times;
+    int error_number;
+    size_t short_bytes;
+    int64_t delay_ns;
+};
+
+#define IO_FAULT_MAX_RULES 16
+
+struct io_fault;
+
+// The rules are copied; the first that strikes a read decides. At most IO_FAULT_MAX_RULES.
+int io_fault_new(struct io_fault **out, const struct io_fault_rule *rules, uint32_t n_rules,
+                 struct lode_error *error);
+void io_fault_free(struct io_fault *fault); // after io_close
+
+// An io_read_fn; `user` is the struct io_fault.
+int64_t io_fault_read(void *user, int fd, void *buffer, size_t length, uint64_t offset);
+
+void io_fault_wait_until_held(struct io_fault *fault, uint32_t n_reads);
+void io_fault_release(struct io_fault *fault); // what is held, and all that would be; io_close waits for them
+
+uint64_t io_fault_read_count(struct io_fault *fault);
+uint32_t io_fault_most_reads_at_once(struct io_fault *fault);
+
+#endif
