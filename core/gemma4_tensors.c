@@ -125,7 +125,7 @@ static int take(struct loader *in, const char *name, enum presence presence, str
     out->type = (enum lode_type)tensor->type;
     out->cols = (uint32_t)expected.ne[0];
     out->rows = (uint32_t)expected.ne[1];
-    in->model->tensor_unit[tensor - gguf_tensor_at(in->gguf, 0)] = unit;
+    in->model->tensor_unit[gguf_tensor_index(in->gguf, tensor)] = unit;
     struct extent extent = {tensor->file, tensor->offset_bytes, tensor->size_bytes};
     return unit_table_add_part(table, extent, in->error);
 }
@@ -277,7 +277,7 @@ static int load_experts(struct loader *in, uint32_t l, struct gemma_layer *layer
     const struct gguf_tensor *const *tensors = fused ? fused_parts : parts;
     const uint32_t n_tensors = fused ? 2 : 3;
     for (uint32_t t = 0; t < n_tensors; t++)
-        in->model->tensor_unit[tensors[t] - gguf_tensor_at(in->gguf, 0)] = layer->first_expert_unit;
+        in->model->tensor_unit[gguf_tensor_index(in->gguf, tensors[t])] = layer->first_expert_unit;
     return take_expert_slices(in, tensors, n_tensors, l);
 }
 

@@ -37,26 +37,20 @@ static bool tell(const struct output *out, int32_t id, size_t len)
     return !out->options->on_token || out->options->on_token(out->options->user, id, out->part, out->text, len);
 }
 
-// A control token ends what came before: half a character is flushed, and the part may change.
+// A special token ends what came before it: half a character is given as it is, under the old part.
 static bool emit_split(struct output *out, int32_t id)
 {
     size_t len, shown;
     const char *piece = tokenizer_piece(out->tokenizer, id, true, &len), *text;
-    const bool control = tokenizer_is_control(out->tokenizer, id);
     enum lode_part part;
-    chat_stream_push(&out->chat, piece, len, control, &part, &text, &shown);
-    if (tokenizer_is_end(out->tokenizer, id))
-        shown = 0;
-    size_t written = 0;
-    if (part != out->part || control)
-        written = tokenizer_stream_flush(&out->stream, out->text, out->capacity);
-    if (written && part != out->part && !tell(out, id, written))
-        return false;
-    if (written && part != out->part)
-        written = 0;
-    out->part = part;
-    written += tokenizer_stream_bytes(&out->stream, text, shown, out->text + written, out->capacity - written);
-    return tell(out, id, written);
+    chat_stream_push(&out->chat, piece, len, tokenizer_is_special(out->tokenizer, id), &part, &text, &shown);
+    if (part != out->part) {
+        const size_t rest = tokenizer_stream_flush(&out->stream, out->text, out->capacity);
+        if (rest && !tell(out, -1, rest))
+            return false;
+        out->part = part;
+    }
+    return tell(out, id, tokenizer_stream_bytes(&out->stream, text, shown, out->text, out->capacity));
 }
 
 static bool emit(struct output *out, int32_t id)

@@ -1,6 +1,6 @@
-// The streaming writer of gguf_write.h: one buffer in front of one file descriptor. The counts in the file's head are
-// not known when it is written; they are put in place at the end, which also keeps an unfinished file from being
-// taken for a whole one.
+// The streaming writer of gguf_write.h: one buffer in front of one file descriptor. The counts in the file's
+// head are not known when it is written; they are put in place at the end, which also keeps an unfinished
+// file from being taken for a whole one.
 #define _GNU_SOURCE // fallocate
 #include "core/gguf_write.h"
 
@@ -42,7 +42,8 @@ struct gguf_write {
     struct lode_error failure;
 };
 
-// ---- bytes ---------------------------------------------------------------------------------------------------
+// ---- bytes
+// ---------------------------------------------------------------------------------------------------
 
 static int fail_full(struct gguf_write *file, int reason)
 {
@@ -52,7 +53,8 @@ static int fail_full(struct gguf_write *file, int reason)
     if (fstatvfs(file->fd, &disk) == 0)
         snprintf(have, sizeof have, ", %" PRIu64 " are free", (uint64_t)disk.f_bavail * disk.f_frsize);
     return lode_fail(&file->failure, LODE_ERR_IO,
-                     "cannot write %s: %s; %" PRIu64 " bytes are still to be written%s. Free some space, or write "
+                     "cannot write %s: %s; %" PRIu64
+                     " bytes are still to be written%s. Free some space, or write "
                      "to another disk",
                      file->path, strerror(reason), missing, have);
 }
@@ -126,7 +128,8 @@ static void put_text(struct gguf_write *file, const char *bytes, size_t len)
     put(file, bytes, len);
 }
 
-// ---- metadata ------------------------------------------------------------------------------------------------
+// ---- metadata
+// ------------------------------------------------------------------------------------------------
 
 static void put_key(struct gguf_write *file, const char *key, enum gguf_kind kind)
 {
@@ -203,7 +206,8 @@ void gguf_write_item_string(struct gguf_write *file, const char *bytes, size_t l
     put(file, bytes, len);
 }
 
-// ---- tensors -------------------------------------------------------------------------------------------------
+// ---- tensors
+// -------------------------------------------------------------------------------------------------
 
 // The first failure stays, whoever asks again.
 static int report(const struct gguf_write *file, struct lode_error *error)
@@ -219,12 +223,13 @@ static int measure(const struct gguf_write *file, const char *name, enum lode_ty
         return lode_fail(error, LODE_ERR_ARGUMENT, "%s: tensor name %s is longer than %d bytes", path, name,
                          GGUF_MAX_NAME - 1);
     if (n_dims < 1 || n_dims > GGUF_MAX_DIMS)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "%s: tensor %s has %" PRIu32 " dimensions; 1 to %d are possible",
-                         path, name, n_dims, GGUF_MAX_DIMS);
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "%s: tensor %s has %" PRIu32 " dimensions; 1 to %d are possible", path, name, n_dims,
+                         GGUF_MAX_DIMS);
     if (!lode_type_row_bytes(out_bytes, type, ne[0]))
         return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "%s: tensor %s has rows of %" PRIu64 " elements, which are no whole blocks of %s", path,
-                         name, ne[0], lode_type_name(type));
+                         "%s: tensor %s has rows of %" PRIu64 " elements, which are no whole blocks of %s",
+                         path, name, ne[0], lode_type_name(type));
     uint64_t next;
     bool fits = true;
     for (uint32_t i = 1; i < n_dims; i++)
@@ -285,7 +290,8 @@ static void reserve(struct gguf_write *file)
 // Tensors of no bytes are complete before anything is written to them.
 static void skip_complete(struct gguf_write *file)
 {
-    while (file->tensor_at < file->n_tensors && file->tensor_done_bytes == file->tensor_bytes[file->tensor_at]) {
+    while (file->tensor_at < file->n_tensors &&
+           file->tensor_done_bytes == file->tensor_bytes[file->tensor_at]) {
         put_padding(file);
         file->tensor_at++;
         file->tensor_done_bytes = 0;
@@ -318,7 +324,8 @@ uint64_t gguf_write_size_bytes(const struct gguf_write *file)
     return file->total_bytes;
 }
 
-// ---- the file ------------------------------------------------------------------------------------------------
+// ---- the file
+// ------------------------------------------------------------------------------------------------
 
 static int create_temporary(struct gguf_write *file, struct lode_error *error)
 {
@@ -396,7 +403,8 @@ static void sync_directory(struct gguf_write *file)
     char *directory = len ? strndup(file->path, len) : strdup(".");
     int fd = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd < 0 || fsync(fd) != 0)
-        lode_fail(&file->failure, LODE_ERR_IO, "cannot make the name %s last: %s", file->path, strerror(errno));
+        lode_fail(&file->failure, LODE_ERR_IO, "cannot make the name %s last: %s", file->path,
+                  strerror(errno));
     if (fd >= 0)
         close(fd);
     free(directory);

@@ -1,8 +1,10 @@
-// Writes a GGUF file of any size front to back: metadata, tensor descriptions, then the tensors' data in that order.
+// Writes a GGUF file of any size front to back: metadata, tensor descriptions, then the tensors' data in that
+// order.
 //
-// Memory does not grow with the data. The file grows under a temporary name beside its target and takes the target's
-// name when it is complete, so that a half-written model never looks like a model. Metadata functions remember the
-// first failure and do nothing after it; the next function that returns a code reports it.
+// Memory does not grow with the data. The file grows under a temporary name beside its target and takes the
+// target's name when it is complete, so that a half-written model never looks like a model. Metadata
+// functions remember the first failure and do nothing after it; the next function that returns a code reports
+// it.
 #ifndef LODE_GGUF_WRITE_H
 #define LODE_GGUF_WRITE_H
 
@@ -15,8 +17,8 @@
 
 struct gguf_write;
 
-// Begins a file. A target that exists and is no regular file (a device) is written in place. With path NULL nothing
-// is written, only counted: gguf_write_size_bytes tells what the file would take.
+// Begins a file. A target that exists and is no regular file (a device) is written in place. With path NULL
+// nothing is written, only counted: gguf_write_size_bytes tells what the file would take.
 int gguf_write_create(struct gguf_write **out, const char *path, struct lode_error *error);
 
 // ---- metadata, before the first tensor
@@ -40,7 +42,8 @@ void gguf_write_item_string(struct gguf_write *file, const char *bytes, size_t l
 int gguf_write_tensor(struct gguf_write *file, const char *name, enum lode_type type, uint32_t n_dims,
                       const uint64_t *ne, struct lode_error *error);
 
-// Ends the descriptions and reserves the whole file on the disk, so that a full disk is told before the first GB.
+// Ends the descriptions and reserves the whole file on the disk, so that a full disk is told before the first
+// GB.
 int gguf_write_begin_data(struct gguf_write *file, struct lode_error *error);
 
 // Appends to the data of the tensors, which are padded where one ends. One call stays within one tensor.
@@ -49,8 +52,8 @@ int gguf_write_data(struct gguf_write *file, const void *bytes, size_t size_byte
 // Of the whole file, known from gguf_write_begin_data on.
 uint64_t gguf_write_size_bytes(const struct gguf_write *file);
 
-// Completes the file and gives it its name; `sync`: it is on the disk when this returns. Releases `file` and removes
-// what was written where it fails.
+// Completes the file and gives it its name; `sync`: it is on the disk when this returns. Releases `file` and
+// removes what was written where it fails.
 int gguf_write_finish(struct gguf_write *file, bool sync, struct lode_error *error);
 
 // Releases `file` and removes what was written.

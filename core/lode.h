@@ -195,7 +195,7 @@ struct lode_sampling lode_sampling_default(void); // the model's: temperature 1,
 
 enum lode_part { LODE_PART_CONTENT = 0, LODE_PART_REASONING = 1, LODE_PART_TOOL_CALL = 2 };
 
-// One generated token. `text` holds the characters that became complete with it (maybe none); `part` tells them
+// One generated token (id -1: what was held back of a character that never became complete). `text` holds the characters that became complete with it (maybe none); `part` tells them
 // apart when the generation splits the reply. Returning false stops the generation.
 typedef bool (*lode_token_fn)(void *user, int32_t id, enum lode_part part, const char *text, size_t len);
 
@@ -214,7 +214,8 @@ struct lode_generate_options {
 
 struct lode_generate_options lode_generate_options_default(void);
 
-// Generates after the tokens fed so far. The sampled tokens join the timeline, the end token included.
+// Generates after the tokens fed so far. The sampled tokens join the timeline, the end token included; a further
+// call goes on where this one stopped.
 int lode_session_generate(struct lode_session *session, const struct lode_generate_options *options,
                           enum lode_stop *out_stop, struct lode_error *error);
 
@@ -222,12 +223,50 @@ int lode_session_generate(struct lode_session *session, const struct lode_genera
 struct lode_stats {
     uint64_t prompt_tokens, generated_tokens;
     double prefill_s, decode_s;
+    double prefill_tok_s, decode_tok_s; // decode: passes a second, the first token being the prefill's
     double ttft_s; // from the start of the last feed to the first token of the generation after it
     double token_ms_p50, token_ms_p95, token_ms_p99;
     uint64_t weight_bytes, kv_bytes, scratch_bytes, peak_rss_bytes;
 };
 
 void lode_session_stats(const struct lode_session *session, struct lode_stats *out);
+
+// ---- synthetic models ----------------------------------------------------------------------------------------
+
+// Model files of real shapes with random weights, for measuring and testing without a download.
+struct lode_synth_options {
+    const char *shape;     // "e2b", "e4b", "12b", "26b-a4b", "31b", or small: "tiny-e2b", "tiny-moe", "tiny-31b"
+    const char *type;      // of the matrices, in any case of letters: "q4_0", "Q4_K", …
+    const char *head_type; // of embedding and per-layer embedding; NULL: what published files have
+    uint64_t seed;
+    float skew;       // Zipf exponent of the experts' popularity, 0 (all alike) to 4
+    uint32_t layers;  // 0: those of the shape
+    uint32_t threads; // 0: all processors; the file is the same for any number
+    bool sync;        // the file is on the disk when the call returns
+};
+
+struct lode_synth_options lode_synth_options_default(void); // e2b, q4_0
+
+#define LODE_SYNTH_GROUPS 9
+
+struct lode_synth_size {
+    uint64_t tensors, parameters, weight_bytes, file_bytes;
+    struct lode_synth_group {
+        const char *kind;
+        char types[64]; // "Q4_K+Q5_0"
+        uint64_t tensors, parameters, bytes;
+    } groups[LODE_SYNTH_GROUPS]; // tensors is 0 for a group that the shape has not
+};
+
+// What the file would take. Fails where the options make no sense, and lists what there is.
+int lode_synth_measure(struct lode_synth_size *out, const struct lode_synth_options *options,
+                       struct lode_error *error);
+
+// Writes the file: under a temporary name beside `path` until it is complete, so a failed or cancelled call leaves
+// nothing. A full disk is told before the first byte of weights where the file system can reserve space.
+// `on_progress` may be NULL.
+int lode_synth_write(const char *path, const struct lode_synth_options *options, lode_progress_fn on_progress,
+                     void *user, struct lode_error *error);
 
 #ifdef __cplusplus
 }

@@ -78,11 +78,11 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     const struct lode_session_options defaults = {0};
     if (!options)
         options = &defaults;
-    enum lode_kv_format format;
+    enum lode_kv_format format = LODE_CACHE_F16;
     int rc = cache_format(&format, options->kv, error);
     if (rc)
         return rc;
-    uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context;
+    uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context = 0;
     if (batch > MAX_BATCH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch, MAX_BATCH);
     if (options->context && batch > options->context)
