@@ -98,8 +98,9 @@ struct distance golden_distance(const float *reference, const float *ours, size_
                 d.max_difference = INFINITY;
         }
         d.mean_kl += kl[r] / (double)rows;
-        d.same_top1 += (top1(p, vocab) == top1(q, vocab)) / (double)rows;
+        d.same_top1 += top1(p, vocab) == top1(q, vocab);
     }
+    d.same_top1 /= (double)rows;
     qsort(kl, rows, sizeof *kl, ascending);
     d.p99_kl = kl[(size_t)(0.99 * (double)(rows - 1) + 0.5)];
     free(kl);

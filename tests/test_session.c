@@ -1,5 +1,7 @@
 // Engines and sessions: timelines, rewinding, generation, limits.
+#define _GNU_SOURCE // RTLD_NEXT
 #include "core/lode.h"
+#include "tests/golden.h"
 #include "tests/test_data.h"
 
 #include <criterion/criterion.h>
@@ -224,9 +226,9 @@ Test(session, wrapped_rings_agree_for_any_batch)
             first = logits;
             continue;
         }
-        for (size_t i = 0; i < vocab; i++)
-            cr_assert_float_eq(first[i], logits[i], 0.05, "batch %u, logit %zu: %g and %g", batches[b], i, first[i],
-                               logits[i]);
+        // Attention rounds by batch, and the 8-bit activations behind it turn some of that into a step.
+        struct distance d = golden_distance(first, logits, 1, vocab);
+        cr_expect_leq(d.mean_kl, 1e-3, "batch %u: KL %g", batches[b], d.mean_kl);
         free(logits);
     }
     free(first);
@@ -391,9 +393,10 @@ Test(session, decoding_allocates_nothing)
     cr_expect_geq(tokens, 64);
     cr_expect_leq(n_allocations, 0, "%zu allocations in 60 tokens", (size_t)n_allocations);
     counting = true;
-    free(malloc(1));
+    void *volatile memory = malloc(1);
     counting = false;
-    cr_expect_eq(n_allocations, 1, "the hook counts");
+    free(memory);
+    cr_expect_eq(n_allocations, 1, "the hook must count");
     free(ids);
     lode_session_close(session);
     lode_engine_close(engine);

@@ -1,0 +1,34 @@
+// The CPU's matmul kernels as tests go through them: every instruction set that this processor has, and AVX-512 through
+// SIMDe where the program was linked with it.
+#ifndef LODE_TEST_MATMUL_VARIANTS_H
+#define LODE_TEST_MATMUL_VARIANTS_H
+
+#include "backends/cpu/cpu_device.h"
+
+#include <criterion/criterion.h>
+
+extern const struct cpu_matmul_kernels cpu_matmul_avx512_simde __attribute__((weak));
+
+struct matmul_variant {
+    const char *name;
+    enum cpu_isa isa; // whose vector kernels go with it
+    const struct cpu_matmul_kernels *kernels;
+};
+
+static inline unsigned list_matmul_variants(struct matmul_variant *out)
+{
+    unsigned n = 0;
+    for (int isa = 0; isa < CPU_ISA_END; isa++)
+        if (cpu_isa_available(isa))
+            out[n++] = (struct matmul_variant){cpu_isa_name(isa), isa, cpu_matmul_kernels_for(isa)};
+    if (&cpu_matmul_avx512_simde && cpu_isa_available(CPU_ISA_AVX2)) // SIMDe's code is compiled with AVX2
+        out[n++] = (struct matmul_variant){"avx512 by SIMDe", CPU_ISA_AVX2, &cpu_matmul_avx512_simde};
+    return n;
+}
+
+#define FOR_MATMUL_VARIANTS(variant)                                                                               \
+    struct matmul_variant variants_[CPU_ISA_END + 1];                                                              \
+    unsigned n_variants_ = list_matmul_variants(variants_);                                                        \
+    for (const struct matmul_variant *variant = variants_; variant < variants_ + n_variants_; variant++)
+
+#endif
