@@ -77,6 +77,7 @@ struct lode_device_ops {
     // The pages of an untouched allocation cost nothing where the device can do so.
     int (*alloc)(struct lode_device *device, void **out, size_t bytes, struct lode_error *error);
     void (*free)(struct lode_device *device, void *memory, size_t bytes);
+    // The source may be reused when upload returns.
     int (*upload)(struct lode_device *device, void *to_device, const void *from_host, size_t bytes,
                   struct lode_error *error);
     int (*download)(struct lode_device *device, void *to_host, const void *from_device, size_t bytes,

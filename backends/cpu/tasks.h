@@ -1,0 +1,45 @@
+// How the matrix operations share their work among threads: phases of tasks, with all of a phase done before the next.
+//
+// A task always computes the same numbers, whoever runs it. Threads take tasks as they become free, because cores
+// differ in speed and neighbours take time from them.
+#ifndef LODE_CPU_TASKS_H
+#define LODE_CPU_TASKS_H
+
+#include "backends/cpu/cpu_device.h"
+
+// What a thread has while it runs tasks.
+struct cpu_worker {
+    const struct cpu_device *device;
+    void *workspace; // of the kernels
+    float *tiles;    // two of CPU_PRODUCT_TOKENS x CPU_PRODUCT_ROWS
+    // Where this thread's last task was in a list of unequal items: tasks come in rising order, so that finding the
+    // next takes no search. Zero at the start of a phase.
+    uint32_t item, item_first_task;
+    size_t item_offset;
+};
+
+struct cpu_phase {
+    void (*run)(struct cpu_worker *worker, const void *call, uint32_t task);
+    const void *call;
+    uint32_t n_tasks;
+};
+
+void cpu_run_phases(struct cpu_device *device, const struct cpu_phase *phases, uint32_t n_phases);
+
+bool cpu_is_quantised(enum lode_type type);
+
+// Phase 0 of the operations: x to blocks at the start of the scratch.
+struct cpu_quantize_call {
+    struct lode_rows x;
+    struct cpu_block *blocks;
+};
+
+// Makes that phase, with no tasks left in it when x is so small that it was cheaper to do at once.
+struct cpu_phase cpu_quantize_phase(struct cpu_device *device, struct cpu_quantize_call *call, struct lode_rows x);
+
+static inline uint32_t cpu_ceil_div(uint32_t a, uint32_t b)
+{
+    return a / b + (a % b != 0);
+}
+
+#endif
