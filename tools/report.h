@@ -1,0 +1,25 @@
+// How a generation went: the line at the end, and the same as JSON.
+#ifndef LODE_TOOLS_REPORT_H
+#define LODE_TOOLS_REPORT_H
+
+#include "core/lode.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct report {
+    const char *model_path;
+    const struct lode_engine *engine;
+    const struct lode_session *session;
+    uint64_t seed;
+    enum lode_stop stop;
+    bool interrupted; // the caller's stop was Ctrl-C
+};
+
+const char *report_stop(const struct report *report); // "end", "length", "context", "interrupted", "output"
+
+void report_line(const char *command, const struct report *report); // to stderr
+json_t *report_json(const struct report *report);                   // a new object
+
+#endif
