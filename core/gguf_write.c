@@ -42,21 +42,20 @@ struct gguf_write {
     struct lode_error failure;
 };
 
-// ---- bytes
-// ---------------------------------------------------------------------------------------------------
+// ---- bytes --------------------------------------------------------------------------------------
 
 static int fail_full(struct gguf_write *file, int reason)
 {
-    const uint64_t missing = file->total_bytes ? file->total_bytes - file->flushed_bytes : 0;
+    char missing[64] = "", have[64] = "";
     struct statvfs disk;
-    char have[96] = "";
-    if (fstatvfs(file->fd, &disk) == 0)
+    if (file->total_bytes)
+        snprintf(missing, sizeof missing, "; %" PRIu64 " bytes are still to be written",
+                 file->total_bytes - file->flushed_bytes);
+    if (file->temporary && fstatvfs(file->fd, &disk) == 0)
         snprintf(have, sizeof have, ", %" PRIu64 " are free", (uint64_t)disk.f_bavail * disk.f_frsize);
     return lode_fail(&file->failure, LODE_ERR_IO,
-                     "cannot write %s: %s; %" PRIu64
-                     " bytes are still to be written%s. Free some space, or write "
-                     "to another disk",
-                     file->path, strerror(reason), missing, have);
+                     "cannot write %s: %s%s%s. Free some space, or write to another disk", file->path,
+                     strerror(reason), missing, file->total_bytes ? have : "");
 }
 
 static int fail_write(struct gguf_write *file, int reason)
@@ -128,8 +127,7 @@ static void put_text(struct gguf_write *file, const char *bytes, size_t len)
     put(file, bytes, len);
 }
 
-// ---- metadata
-// ------------------------------------------------------------------------------------------------
+// ---- metadata -----------------------------------------------------------------------------------
 
 static void put_key(struct gguf_write *file, const char *key, enum gguf_kind kind)
 {
@@ -206,8 +204,7 @@ void gguf_write_item_string(struct gguf_write *file, const char *bytes, size_t l
     put(file, bytes, len);
 }
 
-// ---- tensors
-// -------------------------------------------------------------------------------------------------
+// ---- tensors ------------------------------------------------------------------------------------
 
 // The first failure stays, whoever asks again.
 static int report(const struct gguf_write *file, struct lode_error *error)
@@ -324,8 +321,7 @@ uint64_t gguf_write_size_bytes(const struct gguf_write *file)
     return file->total_bytes;
 }
 
-// ---- the file
-// ------------------------------------------------------------------------------------------------
+// ---- the file -----------------------------------------------------------------------------------
 
 static int create_temporary(struct gguf_write *file, struct lode_error *error)
 {

@@ -1,5 +1,4 @@
-// Writes a GGUF file of any size front to back: metadata, tensor descriptions, then the tensors' data in that
-// order.
+// Writes a GGUF file of any size front to back: metadata, tensor descriptions, data in that order.
 //
 // Memory does not grow with the data. The file grows under a temporary name beside its target and takes the
 // target's name when it is complete, so that a half-written model never looks like a model. Metadata

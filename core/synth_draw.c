@@ -8,8 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-// ---- random numbers
-// ------------------------------------------------------------------------------------------
+// ---- random numbers -----------------------------------------------------------------------------
 
 struct synth_random synth_random_of(uint64_t seed, const char *name, uint64_t stripe)
 {
@@ -51,8 +50,7 @@ void synth_quantiles_init(struct synth_quantiles *quantiles)
     }
 }
 
-// ---- scales
-// --------------------------------------------------------------------------------------------------
+// ---- scales -------------------------------------------------------------------------------------
 
 struct statistics {
     float mean_square; // of a weight under a block scale of 1
@@ -152,8 +150,7 @@ void synth_draw_init(struct synth_draw *draw, const struct synth_quantiles *quan
         init_scales(draw, &statistics, scale);
 }
 
-// ---- floats
-// --------------------------------------------------------------------------------------------------
+// ---- floats -------------------------------------------------------------------------------------
 
 // Four weights a number: 12 bits choose the value, the highest of 16 its sign.
 static void fill_f32(const struct synth_draw *draw, uint8_t *out, size_t n, struct synth_random *random)
@@ -186,8 +183,7 @@ static void fill_halves(const struct synth_draw *draw, uint8_t *out, size_t n, s
         memcpy(out + 2 * i, &lane, sizeof lane);
 }
 
-// ---- blocks
-// --------------------------------------------------------------------------------------------------
+// ---- blocks -------------------------------------------------------------------------------------
 
 static void fill_random(uint8_t *out, size_t size_bytes, struct synth_random *random)
 {

@@ -1,5 +1,4 @@
-// The metadata of a synthetic model: the keys of a published gemma4 file, in the kinds that its converter
-// writes.
+// The metadata of a synthetic model: the keys of a published gemma4 file, in its converter's kinds.
 #include "core/synth.h"
 
 #include <stdio.h>

@@ -16,8 +16,7 @@
 static const float norm_deviation = 0.1f, output_scale_deviation = 0.027f;
 static const float logit_deviation = 3, router_deviation = 2, score_deviation = 2;
 
-// ---- types
-// ---------------------------------------------------------------------------------------------------
+// ---- types --------------------------------------------------------------------------------------
 
 // What quantisers take for rows that are no whole blocks of 256.
 static enum lode_type fallback_of(enum lode_type type)
@@ -82,8 +81,7 @@ static int find_type(enum lode_type *out, const char *name, struct lode_error *e
                      name ? name : "", lode_type_list());
 }
 
-// ---- tensors
-// -------------------------------------------------------------------------------------------------
+// ---- tensors ------------------------------------------------------------------------------------
 
 static struct synth_tensor *add(struct synth_model *model, enum synth_group group, const char *name,
                                 enum lode_type type, uint32_t n_dims, uint64_t cols, uint64_t rows,

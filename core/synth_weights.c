@@ -30,8 +30,7 @@ struct filler {
     uint8_t *chunk;
 };
 
-// ---- skew
-// ----------------------------------------------------------------------------------------------------
+// ---- skew ---------------------------------------------------------------------------------------
 
 static void start_stream(struct filler *filler)
 {
@@ -89,8 +88,7 @@ static void put_popularity(const struct filler *filler, float *weights, uint64_t
         weights[i] = filler->popularity[(first + i) / cols];
 }
 
-// ---- tensors
-// -------------------------------------------------------------------------------------------------
+// ---- tensors ------------------------------------------------------------------------------------
 
 // Quantised rows and stripes begin on lanes: all their lengths are multiples of 32.
 static void fill_stripe(const struct filler *filler, const struct synth_tensor *tensor, uint64_t stripe,

@@ -26,8 +26,7 @@ static const enum lode_type all_types[] = {
 };
 enum { N_TYPES = sizeof all_types / sizeof *all_types };
 
-// ---- files
-// ---------------------------------------------------------------------------------------------------
+// ---- files --------------------------------------------------------------------------------------
 
 static char directory[64];
 
@@ -95,8 +94,7 @@ static void write_model(const char *path, const struct lode_synth_options *optio
                  options->type, error.text);
 }
 
-// ---- gguf_write
-// ----------------------------------------------------------------------------------------------
+// ---- gguf_write ---------------------------------------------------------------------------------
 
 TestSuite(gguf_write, .init = make_directory, .fini = remove_directory);
 
@@ -233,8 +231,7 @@ Test(gguf_write, a_disk_that_fills_up_on_the_way_is_told_and_nothing_is_left)
     free(chunk);
 }
 
-// ---- sizes
-// ---------------------------------------------------------------------------------------------------
+// ---- sizes --------------------------------------------------------------------------------------
 
 TestSuite(synth, .init = make_directory, .fini = remove_directory);
 
@@ -359,8 +356,7 @@ Test(synth, what_does_not_exist_is_refused_with_what_does)
     cr_expect_eq(count_files(), 0);
 }
 
-// ---- distributions
-// -------------------------------------------------------------------------------------------
+// ---- distributions ------------------------------------------------------------------------------
 
 enum { N_DRAWN = 1 << 20 };
 
@@ -454,8 +450,7 @@ Test(synth, norms_have_their_mean_and_the_output_norm_both_signs)
     free(drawing);
 }
 
-// ---- whole files
-// ---------------------------------------------------------------------------------------------
+// ---- whole files --------------------------------------------------------------------------------
 
 static void expect_loads(const char *path, const struct lode_synth_options *options)
 {
@@ -599,6 +594,92 @@ Test(synth, the_vocabulary_encodes_any_text_and_gives_it_back)
     free(ids);
     tokenizer_free(tokenizer);
     gguf_close(gguf);
+}
+
+static const float *floats_of(const char *bytes, const struct gguf *gguf, const char *name,
+                              uint64_t *out_count)
+{
+    const struct gguf_tensor *tensor = gguf_tensor_find(gguf, name);
+    cr_assert_not_null(tensor, "%s is missing", name);
+    cr_assert_eq(tensor->type, LODE_F32);
+    *out_count = tensor->size_bytes / sizeof(float);
+    return (const float *)(bytes + tensor->offset_bytes);
+}
+
+struct opened {
+    struct gguf *gguf;
+    char *bytes;
+};
+
+static struct opened write_and_open(const struct lode_synth_options *options)
+{
+    struct opened opened;
+    size_t size;
+    struct lode_error error = {0};
+    write_model(path_of("model.gguf"), options);
+    opened.bytes = read_file(path_of("model.gguf"), &size);
+    cr_assert_eq(gguf_open(&opened.gguf, path_of("model.gguf"), &error), 0, "%s", error.text);
+    return opened;
+}
+
+Test(synth, small_tensors_are_what_they_should_be)
+{
+    const struct lode_synth_options options = options_of("tiny-e2b", "q4_0");
+    struct opened model = write_and_open(&options);
+    uint64_t n;
+    const float *rope = floats_of(model.bytes, model.gguf, "rope_freqs.weight", &n);
+    cr_expect(n == 64 && rope[0] == 1 && rope[15] == 1 && rope[16] == 1e30f && rope[63] == 1e30f);
+    const float *norm = floats_of(model.bytes, model.gguf, "output_norm.weight", &n);
+    size_t n_negative = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        n_negative += norm[i] < 0;
+        cr_expect(fabsf(norm[i]) > 1.8f && fabsf(norm[i]) < 4.2f);
+    }
+    cr_expect(n_negative > n / 3 && n_negative < 2 * n / 3, "%zu of %lu", n_negative, (unsigned long)n);
+    const float *scale = floats_of(model.bytes, model.gguf, "blk.3.layer_output_scale.weight", &n);
+    cr_expect(n == 1 && scale[0] > 0.9f && scale[0] < 1.1f);
+    const float *post = floats_of(model.bytes, model.gguf, "blk.3.post_norm.weight", &n);
+    double mean = 0;
+    for (uint64_t i = 0; i < n; i++)
+        mean += post[i] / (double)n;
+    cr_expect_float_eq(mean, sqrt(3.0 / 18), 0.02); // six layers of three branches
+    gguf_close(model.gguf);
+    free(model.bytes);
+}
+
+static int descending(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+// Layer 0 of four with two branches, whose norms have the mean square 3/8 each, after an embedding with 1.5
+// in each lane.
+Test(synth, skew_gives_the_routers_zipfs_law)
+{
+    struct lode_synth_options options = options_of("tiny-moe", "f32");
+    options.skew = 0.8f;
+    struct opened model = write_and_open(&options);
+    uint64_t n;
+    const float *router = floats_of(model.bytes, model.gguf, "blk.0.ffn_gate_inp.weight", &n);
+    cr_assert_eq(n, 128 * 256);
+    float popularity[128];
+    for (int e = 0; e < 128; e++) {
+        popularity[e] = router[256 * e];
+        for (int i = 0; i < 256; i += 32)
+            cr_expect_eq(router[256 * e + i], popularity[e]);
+    }
+    qsort(popularity, 128, sizeof *popularity, descending);
+    const double lane = 1.5 / sqrt((31 + 1.5 * 1.5) / 32 + 3.0 / 8);
+    double sum = 0;
+    for (int rank = 1; rank <= 128; rank++) {
+        const double score = (popularity[rank - 1] - popularity[0]) * 8 * lane; // eight lanes
+        cr_expect_float_eq(score, -0.8 * log(rank), 1e-3, "rank %d: %g", rank, score);
+        sum += popularity[rank - 1];
+    }
+    cr_expect_float_eq(sum, 0, 1e-3);
+    gguf_close(model.gguf);
+    free(model.bytes);
 }
 
 static bool same_files(const struct lode_synth_options *a, const struct lode_synth_options *b)

@@ -1,5 +1,4 @@
-// `lode synth`: a model file of a real shape with random weights, for measuring and testing without a
-// download.
+// `lode synth`: a model file of a real shape with random weights, to measure and test without a download.
 #include "tools/command.h"
 #include "tools/interrupt.h"
 #include "tools/message.h"
@@ -36,7 +35,7 @@ static const char usage[] =
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted.\n"
     "\n"
     "Examples:\n"
-    "  lode synth 26b-a4b --skew 0.6 -o 26b-q4_0.gguf\n"
+    "  lode synth 26b-a4b --skew 1.2 -o 26b-q4_0.gguf\n"
     "  lode synth 31b --type q4_k --dry-run\n";
 
 struct synth {

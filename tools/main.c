@@ -19,6 +19,7 @@ struct subcommand {
 
 static const struct subcommand subcommands[] = {
     {"run", cmd_run}, {"chat", cmd_chat}, {"info", cmd_info}, {"tokenize", cmd_tokenize}, {"eval", cmd_eval},
+    {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 
@@ -32,6 +33,7 @@ static const char usage[] =
     "  info       show what a model file holds\n"
     "  tokenize   text to token ids, and back\n"
     "  eval       measure perplexity, write or compare logits\n"
+    "  synth      write a model file of a real shape with random weights\n"
     "\n"
     "  lode help SUBCOMMAND, lode SUBCOMMAND --help     one page about a subcommand\n"
     "  lode --version                                   the version\n"

@@ -80,7 +80,9 @@ static inline __m256i emulated_cvtps_ph(__m512 a)
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-#ifdef __clang__
+#if defined(LODE_SIMDE)
+#define UNROLL // emulated, unrolled loops take minutes to compile
+#elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 8")

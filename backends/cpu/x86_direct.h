@@ -144,44 +144,39 @@ static ALWAYS_INLINE void store_lanes(float *out, __m256 sums, uint32_t skip, ui
     memcpy(out, lanes + skip, n * sizeof *out);
 }
 
-// Eight rows of a matrix that has at least eight, of which [row, row + n) are wanted: near the end of the matrix
-// the eight begin earlier.
+// Eight rows of a matrix, `stride` bytes apart, of which n from `skip` on are wanted: near the end of the matrix the
+// eight begin earlier. Of a matrix with less than eight rows, one row eight times.
 struct row_group {
     const uint8_t *first;
+    size_t stride;
     uint32_t skip, n;
 };
 
 static inline struct row_group row_group(const struct cpu_product *p, uint32_t row)
 {
+    const struct lode_matrix *w = p->weight;
     uint32_t end = p->first_row + p->n_rows, begin = p->first_row + row;
-    uint32_t start = begin + 8 <= p->weight->rows ? begin : p->weight->rows - 8;
+    if (w->rows < 8)
+        return (struct row_group){(const uint8_t *)w->data + begin * w->row_bytes, 0, 0, 1};
+    uint32_t start = begin + 8 <= w->rows ? begin : w->rows - 8;
     uint32_t n = end - begin < 8 ? end - begin : 8;
-    return (struct row_group){(const uint8_t *)p->weight->data + start * p->weight->row_bytes, begin - start, n};
+    return (struct row_group){(const uint8_t *)w->data + start * w->row_bytes, w->row_bytes, begin - start, n};
 }
 
 static ALWAYS_INLINE void direct_tokens(enum lode_type type, unsigned tokens, const struct cpu_product *p,
                                         uint32_t token)
 {
-    const struct lode_matrix *w = p->weight;
-    size_t n_blocks = w->cols / (32 * block_parts(type));
+    size_t n_blocks = p->weight->cols / (32 * block_parts(type));
     const struct cpu_block *x[DIRECT_TOKENS];
-    __m256 sums[DIRECT_TOKENS];
     for (unsigned i = 0; i < tokens; i++)
         x[i] = block_row(p, token + i);
-    if (w->rows < 8) { // the same row eight times
-        for (uint32_t r = 0; r < p->n_rows; r++) {
-            const uint8_t *row = (const uint8_t *)w->data + (p->first_row + r) * w->row_bytes;
-            direct_eight_rows(type, tokens, sums, row, 0, n_blocks, x);
-            for (unsigned i = 0; i < tokens; i++)
-                store_lanes(out_row(p, token + i) + r, sums[i], 0, 1);
-        }
-        return;
-    }
-    for (uint32_t r = 0; r < p->n_rows; r += 8) {
+    for (uint32_t r = 0, n; r < p->n_rows; r += n) {
         struct row_group group = row_group(p, r);
-        direct_eight_rows(type, tokens, sums, group.first, w->row_bytes, n_blocks, x);
+        __m256 sums[DIRECT_TOKENS];
+        direct_eight_rows(type, tokens, sums, group.first, group.stride, n_blocks, x);
         for (unsigned i = 0; i < tokens; i++)
             store_lanes(out_row(p, token + i) + r, sums[i], group.skip, group.n);
+        n = group.n;
     }
 }
 
