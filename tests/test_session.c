@@ -1,85 +1,13 @@
 // Engines and sessions: timelines, rewinding, generation, limits.
-#define _GNU_SOURCE // RTLD_NEXT
-#include "core/lode.h"
+#include "tests/demo.h"
 #include "tests/golden.h"
 #include "tests/test_data.h"
 
 #include <criterion/criterion.h>
-#include <dlfcn.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-// Counts allocations of the whole process while `counting` is set.
-static atomic_bool counting;
-static atomic_size_t n_allocations;
-
-void *malloc(size_t bytes)
-{
-    static void *(*next)(size_t);
-    if (!next)
-        next = (void *(*)(size_t))dlsym(RTLD_NEXT, "malloc");
-    if (counting)
-        n_allocations++;
-    return next(bytes);
-}
-
-void *realloc(void *memory, size_t bytes)
-{
-    static void *(*next)(void *, size_t);
-    if (!next)
-        next = (void *(*)(void *, size_t))dlsym(RTLD_NEXT, "realloc");
-    if (counting)
-        n_allocations++;
-    return next(memory, bytes);
-}
-
-static struct lode_engine *open_demo(uint32_t threads)
-{
-    char path[512];
-    test_project_path(path, sizeof path, "models/tiny-moe-q4_0.gguf");
-    struct lode_engine_options options = lode_engine_options_default();
-    options.threads = threads;
-    struct lode_engine *engine;
-    struct lode_error error = {0};
-    cr_assert_eq(lode_engine_open(&engine, path, &options, &error), 0, "%s", error.text);
-    return engine;
-}
-
-static struct lode_session *open_session(struct lode_engine *engine, uint32_t context, uint32_t batch)
-{
-    const struct lode_session_options options = {.context = context, .batch = batch};
-    struct lode_session *session;
-    struct lode_error error = {0};
-    cr_assert_eq(lode_session_open(&session, engine, &options, &error), 0, "%s", error.text);
-    return session;
-}
-
-static size_t encode(const struct lode_engine *engine, const char *text, int32_t **ids)
-{
-    size_t count;
-    struct lode_error error = {0};
-    int rc = lode_encode(lode_engine_tokenizer(engine), text, strlen(text), LODE_ENCODE_BOS, ids, &count, &error);
-    cr_assert_eq(rc, 0, "%s", error.text);
-    return count;
-}
-
-static void feed(struct lode_session *session, const int32_t *ids, size_t count)
-{
-    struct lode_error error = {0};
-    cr_assert_eq(lode_session_feed(session, ids, count, NULL, NULL, &error), 0, "%s", error.text);
-}
-
-static float *copy_logits(const struct lode_session *session, size_t vocab)
-{
-    const float *logits = lode_session_logits(session);
-    cr_assert_not_null(logits);
-    float *copy = malloc(vocab * sizeof *copy);
-    memcpy(copy, logits, vocab * sizeof *copy);
-    return copy;
-}
 
 struct collected {
     int32_t ids[1024];
@@ -113,17 +41,15 @@ static enum lode_stop greedy(struct lode_session *session, struct collected *out
     return stop;
 }
 
-static const char story[] = "Once upon a time there was a king who had three sons, and the youngest of them was";
-
 Test(session, greedy_text_is_the_same_for_any_threads_batch_and_repeat)
 {
     struct collected first = {0};
     for (int run = 0; run < 6; run++) {
-        struct lode_engine *engine = open_demo(run % 2 + 1);
-        struct lode_session *session = open_session(engine, 256, run < 3 ? 512 : 5);
+        struct lode_engine *engine = demo_engine(run % 2 + 1);
+        struct lode_session *session = demo_session(engine, 256, run < 3 ? 512 : 5);
         int32_t *ids;
-        size_t n = encode(engine, story, &ids);
-        feed(session, ids, n);
+        size_t n = demo_encode(engine, demo_story, &ids);
+        demo_feed(session, ids, n);
         struct collected text = {0};
         cr_assert_eq(greedy(session, &text, 64), LODE_STOP_LENGTH);
         cr_assert_eq(text.n, 64);
@@ -138,14 +64,14 @@ Test(session, greedy_text_is_the_same_for_any_threads_batch_and_repeat)
 
 Test(session, generation_goes_on_where_it_stopped)
 {
-    struct lode_engine *engine = open_demo(2);
+    struct lode_engine *engine = demo_engine(2);
     int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    struct lode_session *whole = open_session(engine, 256, 0), *pieces = open_session(engine, 256, 0);
+    size_t n = demo_encode(engine, demo_story, &ids);
+    struct lode_session *whole = demo_session(engine, 256, 0), *pieces = demo_session(engine, 256, 0);
     struct collected a = {0}, b = {0};
-    feed(whole, ids, n);
+    demo_feed(whole, ids, n);
     greedy(whole, &a, 60);
-    feed(pieces, ids, n);
+    demo_feed(pieces, ids, n);
     greedy(pieces, &b, 20);
     cr_expect_eq(lode_session_position(pieces), n + 20);
     greedy(pieces, &b, 1);
@@ -160,19 +86,19 @@ Test(session, generation_goes_on_where_it_stopped)
 
 Test(session, rewinding_gives_the_logits_of_a_fresh_timeline)
 {
-    struct lode_engine *engine = open_demo(2);
+    struct lode_engine *engine = demo_engine(2);
     const size_t vocab = lode_engine_shape(engine)->vocab;
     int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    struct lode_session *fresh = open_session(engine, 256, 16), *rewound = open_session(engine, 256, 16);
-    feed(fresh, ids, n);
-    feed(rewound, ids, n);
+    size_t n = demo_encode(engine, demo_story, &ids);
+    struct lode_session *fresh = demo_session(engine, 256, 16), *rewound = demo_session(engine, 256, 16);
+    demo_feed(fresh, ids, n);
+    demo_feed(rewound, ids, n);
     struct collected text = {0};
     greedy(rewound, &text, 30);
     cr_assert_eq(lode_session_rewind(rewound, 7), 7);
     cr_expect_null(lode_session_logits(rewound));
-    feed(rewound, ids + 7, n - 7);
-    float *a = copy_logits(fresh, vocab), *b = copy_logits(rewound, vocab);
+    demo_feed(rewound, ids + 7, n - 7);
+    float *a = demo_copy_logits(fresh, vocab), *b = demo_copy_logits(rewound, vocab);
     for (size_t i = 0; i < vocab; i++)
         cr_assert_float_eq(a[i], b[i], 1e-3, "logit %zu: %g and %g", i, a[i], b[i]);
     free(a);
@@ -185,19 +111,19 @@ Test(session, rewinding_gives_the_logits_of_a_fresh_timeline)
 
 Test(session, rewinding_past_the_ring_empties_the_timeline)
 {
-    struct lode_engine *engine = open_demo(2);
+    struct lode_engine *engine = demo_engine(2);
     const uint32_t window = lode_engine_shape(engine)->window;
-    struct lode_session *session = open_session(engine, 4 * window, 8);
+    struct lode_session *session = demo_session(engine, 4 * window, 8);
     int32_t ids[512];
     for (int i = 0; i < 512; i++)
         ids[i] = i ? 500 + i : 2;
-    feed(session, ids, 3 * window);
+    demo_feed(session, ids, 3 * window);
     cr_expect_eq(lode_session_rewind(session, 3 * window - 4), 3 * window - 4, "within the ring's slack");
     cr_expect_eq(lode_session_rewind(session, window + 3), 0, "the window before that point is gone");
     cr_expect_eq(lode_session_position(session), 0);
-    feed(session, ids, 20);
-    struct lode_session *fresh = open_session(engine, 4 * window, 8);
-    feed(fresh, ids, 20);
+    demo_feed(session, ids, 20);
+    struct lode_session *fresh = demo_session(engine, 4 * window, 8);
+    demo_feed(fresh, ids, 20);
     cr_expect_arr_eq(lode_session_logits(session), lode_session_logits(fresh),
                      lode_engine_shape(engine)->vocab * sizeof(float));
     lode_session_close(session);
@@ -208,7 +134,7 @@ Test(session, rewinding_past_the_ring_empties_the_timeline)
 // Local layers keep a window only: with rings that have wrapped several times, any batch size must see the same.
 Test(session, wrapped_rings_agree_for_any_batch)
 {
-    struct lode_engine *engine = open_demo(2);
+    struct lode_engine *engine = demo_engine(2);
     const size_t vocab = lode_engine_shape(engine)->vocab;
     static const uint32_t batches[] = {480, 1, 37, 200};
     int32_t ids[480];
@@ -219,8 +145,8 @@ Test(session, wrapped_rings_agree_for_any_batch)
         struct lode_session_options options = {.context = 480, .batch = batches[b], .kv = LODE_KV_F32};
         struct lode_session *session;
         cr_assert_eq(lode_session_open(&session, engine, &options, NULL), 0);
-        feed(session, ids, 480);
-        float *logits = copy_logits(session, vocab);
+        demo_feed(session, ids, 480);
+        float *logits = demo_copy_logits(session, vocab);
         lode_session_close(session);
         if (!first) {
             first = logits;
@@ -237,11 +163,11 @@ Test(session, wrapped_rings_agree_for_any_batch)
 
 Test(session, a_full_context_stops_the_generation)
 {
-    struct lode_engine *engine = open_demo(1);
-    struct lode_session *session = open_session(engine, 24, 0);
+    struct lode_engine *engine = demo_engine(1);
+    struct lode_session *session = demo_session(engine, 24, 0);
     int32_t *ids;
-    size_t n = encode(engine, "Once upon a time", &ids);
-    feed(session, ids, n);
+    size_t n = demo_encode(engine, "Once upon a time", &ids);
+    demo_feed(session, ids, n);
     struct collected text = {0};
     cr_expect_eq(greedy(session, &text, 100), LODE_STOP_CONTEXT);
     cr_expect_eq(text.n, 24 - n + 1, "one token beyond the context can be sampled, got %zu", text.n);
@@ -256,7 +182,7 @@ Test(session, a_full_context_stops_the_generation)
 
 Test(session, impossible_wishes_are_refused_with_numbers)
 {
-    struct lode_engine *engine = open_demo(1);
+    struct lode_engine *engine = demo_engine(1);
     struct lode_error error;
     struct lode_session *session;
     struct lode_session_options options = {.context = lode_engine_shape(engine)->context_limit + 1};
@@ -264,7 +190,7 @@ Test(session, impossible_wishes_are_refused_with_numbers)
     cr_expect_null(session);
     options = (struct lode_session_options){.kv = 7};
     cr_expect_eq(lode_session_open(&session, engine, &options, &error), LODE_ERR_ARGUMENT);
-    session = open_session(engine, 16, 0);
+    session = demo_session(engine, 16, 0);
     int32_t ids[32] = {2};
     cr_expect_eq(lode_session_feed(session, ids, 17, NULL, NULL, &error), LODE_ERR_CONTEXT);
     ids[1] = (int32_t)lode_engine_shape(engine)->vocab;
@@ -298,8 +224,8 @@ static bool cancel_later(void *user, const char *what, uint64_t done, uint64_t t
 
 Test(session, a_cancelled_prefill_keeps_its_complete_steps)
 {
-    struct lode_engine *engine = open_demo(1);
-    struct lode_session *session = open_session(engine, 64, 4);
+    struct lode_engine *engine = demo_engine(1);
+    struct lode_session *session = demo_session(engine, 64, 4);
     int32_t ids[20] = {2, 500, 501, 502, 503, 504, 505, 506, 507, 508, 509, 510};
     uint64_t limit = 8;
     struct lode_error error;
@@ -317,18 +243,18 @@ Test(session, a_cancelled_prefill_keeps_its_complete_steps)
 
 Test(session, the_caller_stops_and_biases_ban)
 {
-    struct lode_engine *engine = open_demo(1);
-    struct lode_session *session = open_session(engine, 128, 0);
+    struct lode_engine *engine = demo_engine(1);
+    struct lode_session *session = demo_session(engine, 128, 0);
     int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    feed(session, ids, n);
+    size_t n = demo_encode(engine, demo_story, &ids);
+    demo_feed(session, ids, n);
     struct collected text = {.stop_after = 3};
     cr_expect_eq(greedy(session, &text, 50), LODE_STOP_CALLER);
     cr_expect_eq(text.n, 3);
     cr_expect_eq(lode_session_position(session), n + 3);
 
     lode_session_rewind(session, 0);
-    feed(session, ids, n);
+    demo_feed(session, ids, n);
     const struct lode_logit_bias ban = {text.ids[0], -INFINITY};
     struct lode_generate_options options = lode_generate_options_default();
     options.sampling.temperature = 0;
@@ -348,15 +274,15 @@ Test(session, the_caller_stops_and_biases_ban)
 
 Test(session, sessions_of_one_engine_take_turns)
 {
-    struct lode_engine *engine = open_demo(2);
+    struct lode_engine *engine = demo_engine(2);
     const size_t vocab = lode_engine_shape(engine)->vocab;
-    struct lode_session *small = open_session(engine, 64, 4), *large = open_session(engine, 256, 64);
+    struct lode_session *small = demo_session(engine, 64, 4), *large = demo_session(engine, 256, 64);
     int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    feed(small, ids, 6);
-    feed(large, ids, n);
-    float *alone = copy_logits(large, vocab);
-    feed(small, ids + 6, n - 6);
+    size_t n = demo_encode(engine, demo_story, &ids);
+    demo_feed(small, ids, 6);
+    demo_feed(large, ids, n);
+    float *alone = demo_copy_logits(large, vocab);
+    demo_feed(small, ids + 6, n - 6);
     for (size_t i = 0; i < vocab; i++)
         cr_assert_float_eq(alone[i], lode_session_logits(small)[i], 1e-3);
     cr_expect_arr_eq(alone, lode_session_logits(large), vocab * sizeof *alone);
@@ -367,48 +293,13 @@ Test(session, sessions_of_one_engine_take_turns)
     lode_engine_close(engine);
 }
 
-static bool count_from_the_fourth(void *user, int32_t id, enum lode_part part, const char *text, size_t len)
-{
-    (void)id, (void)part, (void)text, (void)len;
-    counting = ++*(int *)user >= 4;
-    return true;
-}
-
-Test(session, decoding_allocates_nothing)
-{
-    struct lode_engine *engine = open_demo(2);
-    struct lode_session *session = open_session(engine, 256, 0);
-    int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    feed(session, ids, n);
-    int tokens = 0;
-    struct lode_generate_options options = lode_generate_options_default();
-    options.max_tokens = 64;
-    options.ignore_end = true;
-    options.split_reply = true;
-    options.on_token = count_from_the_fourth;
-    options.user = &tokens;
-    cr_assert_eq(lode_session_generate(session, &options, NULL, NULL), 0);
-    counting = false;
-    cr_expect_geq(tokens, 64);
-    cr_expect_leq(n_allocations, 0, "%zu allocations in 60 tokens", (size_t)n_allocations);
-    counting = true;
-    void *volatile memory = malloc(1);
-    counting = false;
-    free(memory);
-    cr_expect_eq(n_allocations, 1, "the hook must count");
-    free(ids);
-    lode_session_close(session);
-    lode_engine_close(engine);
-}
-
 Test(session, statistics_add_up)
 {
-    struct lode_engine *engine = open_demo(1);
-    struct lode_session *session = open_session(engine, 128, 0);
+    struct lode_engine *engine = demo_engine(1);
+    struct lode_session *session = demo_session(engine, 128, 0);
     int32_t *ids;
-    size_t n = encode(engine, story, &ids);
-    feed(session, ids, n);
+    size_t n = demo_encode(engine, demo_story, &ids);
+    demo_feed(session, ids, n);
     struct collected text = {0};
     greedy(session, &text, 20);
     struct lode_stats stats;

@@ -10,8 +10,8 @@ void interrupt_watch(bool second_kills);
 
 bool interrupt_pending(void);
 
-// Waits until the file can be read (or is at its end, or broken: reading tells). False: Ctrl-C came first. Without
-// interrupt_watch it only waits for the file.
+// Waits until the file can be read (or is at its end, or broken: reading tells). False: Ctrl-C came first.
+// Without interrupt_watch it only waits for the file.
 bool interrupt_wait_readable(int fd);
 void interrupt_clear(void);
 
