@@ -3,13 +3,14 @@
 #
 # Everything else is Meson's: meson setup build, ninja -C build, meson install -C build.
 
-PROMPT ?= Once upon a time there was a king who
-BUILD ?= build
+MODEL ?= models/tiny-moe-q4_0.gguf
+PROMPT ?= Once upon a time there was a king who had a golden
 
 run:
 	@scripts/install-dependencies run
-	@scripts/build $(BUILD)
-	@printf '%s' "$(PROMPT)"; $(BUILD)/lode run -p "$(PROMPT)" -n 200 --temp 0.7 --seed 7
+	@scripts/build build lode
+	@printf '%s' "$(PROMPT)"
+	@build/lode run -m "$(MODEL)" -p "$(PROMPT)" -n 150 --temp 0.6 --seed 6
 
 test:
 	@scripts/install-dependencies test
