@@ -3,7 +3,6 @@
 // Models forget markers and repeat them, so none is insisted on: a channel that is not closed is reasoning to
 // its end or to a call, stray closing markers vanish, a broken call is repaired if its name can be read and
 // is content if not. Nothing of a reply is lost but its markers.
-#define _GNU_SOURCE // memmem
 
 #include "core/chat_internal.h"
 

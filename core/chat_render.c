@@ -6,7 +6,6 @@
 // parameters gets OBJECT; a list of types becomes its first one and `nullable`; arguments may be a string
 // that holds a JSON object; a tool result without ids and names takes the name of the call at its place; a
 // message that would vanish is an error.
-#define _GNU_SOURCE // memmem
 
 #include "core/chat_internal.h"
 

@@ -3,7 +3,6 @@
 // Values look like JSON with bare keys and with strings between <|"|> tokens, inside which nothing is
 // escaped. Writing is exact: numbers as the reference templates print them, keys in their order. Reading is
 // forgiving, since what is read was written by a model.
-#define _GNU_SOURCE // memmem
 
 #include "core/chat_internal.h"
 #include "core/utf8.h"

@@ -234,8 +234,8 @@ int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t wan
     if (rc)
         return rc;
     rc = run(f, ids, n, want, out_logits, error);
-    if (!rc)
-        rc = f->device->ops->sync(f->device, error);
+    const int synced = f->device->ops->sync(f->device, rc ? NULL : error);
+    rc = rc ? rc : synced;
     residency_release(f->weights->residency, common, n_common);
     if (rc)
         return rc;

@@ -1,7 +1,6 @@
 // The streaming writer of gguf_write.h: one buffer in front of one file descriptor. The counts in the file's
 // head are not known when it is written; they are put in place at the end, which also keeps an unfinished
 // file from being taken for a whole one.
-#define _GNU_SOURCE // fallocate
 #include "core/gguf_write.h"
 
 #include "base/checked.h"

@@ -3,7 +3,6 @@
 // The section comes from strangers: every array's kind and length is checked, and what encoding and decoding
 // rely on (a token for every byte and for the space, no text twice) is checked here once, so that they need
 // no error for it. Special tokens are found by their text, for small vocabularies have them at other ids.
-#define _GNU_SOURCE // qsort_r
 #include "core/tokenizer_internal.h"
 
 #include "base/checked.h"

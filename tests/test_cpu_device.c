@@ -1,6 +1,5 @@
 // The CPU device as a whole: what it opens with, its memory, its threads, and that operations allocate
 // nothing.
-#define _GNU_SOURCE // CPU sets
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/cpu_device.h"
 #include "backends/cpu/memory.h"

@@ -1,5 +1,4 @@
 // Decoding takes no memory: every allocation of the process is counted between two tokens.
-#define _GNU_SOURCE // RTLD_NEXT
 #include "tests/demo.h"
 
 #include <criterion/criterion.h>

@@ -1,5 +1,4 @@
 // The tensor table: what a file must have to be a model, and what is said when it has not.
-#define _GNU_SOURCE // memmem
 #include "core/gemma4.h"
 #include "core/lode.h"
 #include "tests/test_data.h"

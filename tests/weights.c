@@ -1,5 +1,4 @@
 // Random weights and their meaning; see weights.h.
-#define _GNU_SOURCE
 #include "tests/weights.h"
 
 #include <math.h>

@@ -282,6 +282,7 @@ static void run_alone(const struct attention *call)
 static void run_on_threads(const struct attention *call)
 {
     uint32_t items = call->units * call->chunks;
+    cpu_threads_part(&call->device->places);
 #pragma omp parallel num_threads(call->device->threads)
     {
 #pragma omp for schedule(dynamic, 1)

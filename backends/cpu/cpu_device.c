@@ -133,7 +133,7 @@ int cpu_open(struct lode_device **out, const struct cpu_options *options, struct
         return lode_fail(error, LODE_ERR_UNSUPPORTED,
                          "this build has no kernels for the instruction set \"%s\"", cpu_isa_name(isa));
     }
-    cpu_threads_bind(threads);
+    cpu_threads_bind(&cpu->places, threads);
     *out = &cpu->base;
     return LODE_OK;
 }

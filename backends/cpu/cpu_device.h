@@ -5,11 +5,13 @@
 #include "backends/backend.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/matmul.h"
+#include "backends/cpu/threads.h"
 #include "backends/cpu/vector.h"
 
 struct cpu_device {
     struct lode_device base;
     uint32_t threads;
+    struct cpu_places places;
     enum cpu_isa isa;
     const struct cpu_matmul_kernels *matmul; // of the chosen ISA
     const struct cpu_vector_kernels *vector;

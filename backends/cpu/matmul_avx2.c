@@ -42,6 +42,13 @@ static ALWAYS_INLINE __m256i broadcast_four(const struct cpu_block *x, unsigned 
     return _mm256_set1_epi32(load_i32(x->q + 4 * four));
 }
 
+// Keeps a running sum in its register. Left alone, GCC reorders the additions and spills all products first.
+static ALWAYS_INLINE __m256i in_register(__m256i sum)
+{
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 // dots[g][i] += fours first .. first + n - 1 of lanes 8g .. 8g + 7 times activation row i.
 static ALWAYS_INLINE void add_fours(enum lode_type type, unsigned tokens, __m256i dots[2][TILE_TOKENS],
                                     const struct panel_part *part, const struct cpu_block *const *x, unsigned first,
@@ -57,7 +64,7 @@ static ALWAYS_INLINE void add_fours(enum lode_type type, unsigned tokens, __m256
             UNROLL
             for (unsigned g = 0; g < 2; g++) {
                 __m256i products = dot_pairs(type, codes[g], q);
-                pairs[g][i] = j ? _mm256_add_epi16(pairs[g][i], products) : products;
+                pairs[g][i] = j ? in_register(_mm256_add_epi16(pairs[g][i], products)) : products;
             }
         }
     }
@@ -69,7 +76,7 @@ static ALWAYS_INLINE void add_fours(enum lode_type type, unsigned tokens, __m256
         UNROLL
         for (unsigned i = 0; i < tokens; i++) {
             __m256i sum = _mm256_madd_epi16(pairs[g][i], factor);
-            dots[g][i] = first ? _mm256_add_epi32(dots[g][i], sum) : sum;
+            dots[g][i] = first ? in_register(_mm256_add_epi32(dots[g][i], sum)) : sum;
         }
     }
 }

@@ -25,6 +25,7 @@ static inline void cpu_for_items(const struct cpu_device *device, size_t n_items
             body(device, call, i, 0);
         return;
     }
+    cpu_threads_part(&device->places);
 #pragma omp parallel for num_threads(device->threads) schedule(static)
     for (size_t i = 0; i < n_items; i++)
         body(device, call, i, (uint32_t)omp_get_thread_num());

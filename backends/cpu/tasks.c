@@ -130,6 +130,7 @@ void cpu_run_phases(struct cpu_device *device, const struct cpu_phase *phases, u
         run_alone(device, phases, n_phases);
         return;
     }
+    cpu_threads_part(&device->places);
 #pragma omp parallel num_threads(device->threads)
     {
         struct cpu_worker worker = make_worker(device, (uint32_t)omp_get_thread_num());

@@ -10,8 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-// ---- cgroup quota
-// --------------------------------------------------------------------------------------------
+// ---- cgroup quota ----
 
 static uint32_t processors_of(double quota_us, double period_us)
 {
@@ -126,8 +125,7 @@ uint32_t cpu_threads_quota(const char *membership, const char *mount)
     return least;
 }
 
-// ---- cores
-// ---------------------------------------------------------------------------------------------------
+// ---- cores ----
 
 struct cores {
     hwloc_topology_t topology;
@@ -198,30 +196,54 @@ int cpu_threads_choose(uint32_t *out, uint32_t requested, struct lode_error *err
     return LODE_OK;
 }
 
-// Worker i goes to the i-th core; core 0 is left for the caller.
-static void bind_worker(const struct cores *cores, int worker)
+// Hardware threads of the i-th allowed core; false if it has none that cpu_set_t can name.
+static bool core_place(const struct cores *cores, uint32_t i, cpu_set_t *out)
 {
     hwloc_obj_t core = next_core(cores, NULL);
-    for (int i = 0; core && i < worker; i++)
+    for (uint32_t skipped = 0; core && skipped < i; skipped++)
         core = next_core(cores, core);
-    hwloc_bitmap_t place = core ? hwloc_bitmap_dup(core->cpuset) : NULL;
-    if (!place)
-        return;
-    hwloc_bitmap_and(place, place, cores->allowed);
-    hwloc_set_cpubind(cores->topology, place,
-                      HWLOC_CPUBIND_THREAD); // refused: it runs where the system puts it
-    hwloc_bitmap_free(place);
+    CPU_ZERO(out);
+    if (!core)
+        return false;
+    unsigned cpu;
+    hwloc_bitmap_foreach_begin(cpu, core->cpuset)
+        if (cpu < CPU_SETSIZE && hwloc_bitmap_isset(cores->allowed, cpu))
+            CPU_SET(cpu, out);
+    hwloc_bitmap_foreach_end();
+    return CPU_COUNT(out) > 0;
 }
 
-void cpu_threads_bind(uint32_t threads)
+// Worker i goes to the i-th core; core 0 is left for the caller. A refusal leaves a worker where the system puts it.
+static void bind_workers(const struct cores *cores, struct cpu_places *out, uint32_t threads)
 {
+#pragma omp parallel num_threads(threads)
+    {
+        cpu_set_t place;
+        const uint32_t worker = (uint32_t)omp_get_thread_num();
+        if (worker > 0 && core_place(cores, worker, &place) && sched_setaffinity(0, sizeof place, &place) == 0) {
+#pragma omp critical(lode_cpu_places)
+            CPU_OR(&out->workers, &out->workers, &place);
+        }
+    }
+}
+
+void cpu_threads_bind(struct cpu_places *out, uint32_t threads)
+{
+    *out = (struct cpu_places){0};
     struct cores cores;
     if (threads < 2 || omp_get_proc_bind() != omp_proc_bind_false || !cores_open(&cores))
         return;
-    if (threads <= count_cores(&cores)) {
-#pragma omp parallel num_threads(threads)
-        if (omp_get_thread_num() > 0)
-            bind_worker(&cores, omp_get_thread_num());
+    if (threads <= count_cores(&cores) && core_place(&cores, 0, &out->caller)) {
+        bind_workers(&cores, out, threads);
+        out->bound = CPU_COUNT(&out->workers) > 0;
     }
     cores_close(&cores);
+}
+
+void cpu_threads_move_caller(const struct cpu_places *places)
+{
+    cpu_set_t mask;
+    if (sched_getaffinity(0, sizeof mask, &mask) == 0 &&
+        sched_setaffinity(0, sizeof places->caller, &places->caller) == 0)
+        sched_setaffinity(0, sizeof mask, &mask);
 }
