@@ -13,6 +13,7 @@ struct gated_call {
     struct lode_rows x, out;
     const struct cpu_block *blocks; // of x
     char *intermediate;             // the jobs' intermediate rows, one behind the other
+    uint32_t gate_rows, down_rows;  // of a task
 };
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -25,17 +26,17 @@ static uint32_t token_chunks(const struct lode_expert_job *job)
     return cpu_ceil_div(job->n, CPU_PRODUCT_TOKENS);
 }
 
-static uint32_t gate_tasks(const struct lode_expert_job *job)
+static uint32_t gate_tasks(const struct gated_call *call, const struct lode_expert_job *job)
 {
-    return cpu_ceil_div(job->gate.rows, CPU_PRODUCT_ROWS) * token_chunks(job);
+    return cpu_ceil_div(job->gate.rows, call->gate_rows) * token_chunks(job);
 }
 
 // Down rows are short (704 columns at Q4_0 are 396 bytes), so a task takes four times as many.
 #define DOWN_ROWS (4 * CPU_PRODUCT_ROWS)
 
-static uint32_t down_tasks(const struct lode_expert_job *job)
+static uint32_t down_tasks(const struct gated_call *call, const struct lode_expert_job *job)
 {
-    return cpu_ceil_div(job->down.rows, DOWN_ROWS) * token_chunks(job);
+    return cpu_ceil_div(job->down.rows, call->down_rows) * token_chunks(job);
 }
 
 static size_t intermediate_bytes(const struct lode_expert_job *job)
@@ -45,12 +46,12 @@ static size_t intermediate_bytes(const struct lode_expert_job *job)
 
 // Moves the worker to the job that the task belongs to; returns the task's number within the job.
 static uint32_t find_job(struct cpu_worker *worker, const struct gated_call *call, uint32_t task,
-                         uint32_t (*tasks_of)(const struct lode_expert_job *))
+                         uint32_t (*tasks_of)(const struct gated_call *, const struct lode_expert_job *))
 {
     assert(task >= worker->item_first_task);
     for (;;) {
         const struct lode_expert_job *job = &call->jobs[worker->item];
-        uint32_t tasks = tasks_of(job);
+        uint32_t tasks = tasks_of(call, job);
         if (task - worker->item_first_task < tasks)
             return task - worker->item_first_task;
         worker->item_first_task += tasks;
@@ -110,16 +111,11 @@ static void copy_rows(float *out, size_t out_stride, const float *tile, uint32_t
             out[i * out_stride + r] = tile[i * CPU_PRODUCT_ROWS + r];
 }
 
-static void gate_task(struct cpu_worker *worker, const void *opaque, uint32_t task)
+// Gated rows first .. first + n_rows - 1 of n tokens to where the next phase, or the caller, wants them.
+static void put_tile(struct cpu_worker *worker, const struct gated_call *call, const struct lode_expert_job *job,
+                     const float *tile, uint32_t token, uint32_t n, uint32_t first, uint32_t n_rows)
 {
-    const struct gated_call *call = opaque;
-    task = find_job(worker, call, task, gate_tasks);
-    const struct lode_expert_job *job = &call->jobs[worker->item];
-    uint32_t chunks = token_chunks(job), width = job->gate.rows;
-    uint32_t token = task % chunks * CPU_PRODUCT_TOKENS, first = task / chunks * CPU_PRODUCT_ROWS;
-    uint32_t n = least(job->n - token, CPU_PRODUCT_TOKENS), n_rows = least(width - first, CPU_PRODUCT_ROWS);
-    const float *tile = gated_tile(worker, call, job, token, first, n_rows);
-
+    const uint32_t width = job->gate.rows;
     if (!call->intermediate) {
         copy_rows(call->out.data + token * call->out.stride + first, call->out.stride, tile, n, n_rows);
     } else if (!cpu_is_quantised(job->down.type)) {
@@ -133,13 +129,28 @@ static void gate_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     }
 }
 
+static void gate_task(struct cpu_worker *worker, const void *opaque, uint32_t task)
+{
+    const struct gated_call *call = opaque;
+    task = find_job(worker, call, task, gate_tasks);
+    const struct lode_expert_job *job = &call->jobs[worker->item];
+    const uint32_t chunks = token_chunks(job), token = task % chunks * CPU_PRODUCT_TOKENS;
+    const uint32_t n = least(job->n - token, CPU_PRODUCT_TOKENS);
+    const uint32_t begin = task / chunks * call->gate_rows, end = least(begin + call->gate_rows, job->gate.rows);
+    for (uint32_t first = begin; first < end; first += CPU_PRODUCT_ROWS) {
+        const uint32_t n_rows = least(end - first, CPU_PRODUCT_ROWS);
+        const float *tile = gated_tile(worker, call, job, token, first, n_rows);
+        put_tile(worker, call, job, tile, token, n, first, n_rows);
+    }
+}
+
 static void down_task(struct cpu_worker *worker, const void *opaque, uint32_t task)
 {
     const struct gated_call *call = opaque;
     task = find_job(worker, call, task, down_tasks);
     const struct lode_expert_job *job = &call->jobs[worker->item];
     uint32_t chunks = token_chunks(job), token = task % chunks * CPU_PRODUCT_TOKENS;
-    uint32_t first = task / chunks * DOWN_ROWS, end = least(first + DOWN_ROWS, job->down.rows);
+    uint32_t first = task / chunks * call->down_rows, end = least(first + call->down_rows, job->down.rows);
     size_t width = job->down.cols;
     const void *rows = call->intermediate + worker->item_offset;
     for (uint32_t row = first; row < end; row += CPU_PRODUCT_ROWS) {
@@ -158,11 +169,11 @@ static void down_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     }
 }
 
-static uint32_t count_tasks(const struct gated_call *call, uint32_t (*tasks_of)(const struct lode_expert_job *))
+static uint32_t count_tasks(const struct gated_call *call, uint32_t (*tasks_of)(const struct gated_call *, const struct lode_expert_job *))
 {
     uint32_t n = 0;
     for (uint32_t j = 0; j < call->n_jobs; j++)
-        n += tasks_of(&call->jobs[j]);
+        n += tasks_of(call, &call->jobs[j]);
     return n;
 }
 
@@ -174,8 +185,22 @@ static bool wants_blocks(const struct lode_expert_job *jobs, uint32_t n_jobs)
     return false;
 }
 
+static void choose_task_rows(const struct cpu_device *cpu, struct gated_call *call)
+{
+    uint64_t gate_rows = 0, down_rows = 0;
+    bool few = true;
+    for (uint32_t j = 0; j < call->n_jobs; j++) {
+        gate_rows += call->jobs[j].gate.rows;
+        down_rows += call->jobs[j].down.rows;
+        few &= call->jobs[j].n <= CPU_FEW_TOKENS;
+    }
+    call->gate_rows = few ? cpu_long_task_rows(cpu, gate_rows) : CPU_PRODUCT_ROWS;
+    call->down_rows = few ? cpu_long_task_rows(cpu, down_rows) : DOWN_ROWS;
+}
+
 static void run_gated(struct cpu_device *cpu, struct gated_call *call)
 {
+    choose_task_rows(cpu, call);
     struct cpu_quantize_call quantize;
     struct cpu_phase phases[3] = {0};
     call->blocks = cpu->matmul_scratch.memory;

@@ -95,6 +95,15 @@ static ALWAYS_INLINE __m256 accumulate_part(enum lode_type type, __m256 sum, con
 
 #define DIRECT_TOKENS 2
 
+// Asks for the bytes that eight rows of one block take, the blocks' share of the next eight rows: a hardware prefetcher
+// does not follow eight short streams, and without this the reading and the computing add up instead of overlapping.
+static ALWAYS_INLINE void prefetch_blocks(enum lode_type type, const uint8_t *ahead)
+{
+    UNROLL
+    for (unsigned byte = 0; byte < 8 * block_bytes(type); byte += 64)
+        _mm_prefetch((const char *)ahead + byte, _MM_HINT_T0);
+}
+
 // sums[i] = eight weight rows, `stride` bytes apart, times activation row x[i].
 static ALWAYS_INLINE void direct_eight_rows(enum lode_type type, unsigned tokens, __m256 *sums,
                                             const uint8_t *weights, size_t stride, size_t n_blocks,
@@ -102,7 +111,9 @@ static ALWAYS_INLINE void direct_eight_rows(enum lode_type type, unsigned tokens
 {
     for (unsigned i = 0; i < tokens; i++)
         sums[i] = _mm256_setzero_ps();
+    const uint8_t *ahead = weights + 8 * stride;
     for (size_t b = 0; b < n_blocks; b++, weights += block_bytes(type)) {
+        prefetch_blocks(type, ahead + b * 8 * block_bytes(type));
         struct row_heads heads;
         load_heads(&heads, type, weights, stride);
         UNROLL
