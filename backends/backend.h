@@ -1,14 +1,14 @@
 // The device interface: memory and the operations that a Gemma layer is made of, on one device.
 //
-// The layer is written once against this table; a backend fills it in. Backends know matrices and rows, not layers,
-// experts' owners or files.
+// The layer is written once against this table; a backend fills it in. Backends know matrices and rows, not
+// layers, experts' owners or files.
 //
-// Order and errors: operations run in the order of their calls, as if on one stream; they may return before they are
-// done. An operation cannot fail by its arguments (the caller has checked shapes at load); a device fault is sticky:
-// later operations do nothing and the next sync or download reports it.
+// Order and errors: operations run in the order of their calls, as if on one stream; they may return before
+// they are done. An operation cannot fail by its arguments (the caller has checked shapes at load); a device
+// fault is sticky: later operations do nothing and the next sync or download reports it.
 //
-// Determinism: the same call gives the same bits whatever the number of threads, and a row of the result depends on
-// its own row of the input only to rounding (batch sizes may choose other kernels).
+// Determinism: the same call gives the same bits whatever the number of threads, and a row of the result
+// depends on its own row of the input only to rounding (batch sizes may choose other kernels).
 #ifndef LODE_BACKEND_H
 #define LODE_BACKEND_H
 
@@ -19,8 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Weights: `rows` rows of `cols` elements of a type, `row_bytes` apart; y = W x has `rows` values. The device may
-// read LODE_DEVICE_SLACK bytes beyond the last row; whoever makes the memory provides them.
+// Weights: `rows` rows of `cols` elements of a type, `row_bytes` apart; y = W x has `rows` values. The device
+// may read LODE_DEVICE_SLACK bytes beyond the last row; whoever makes the memory provides them.
 struct lode_matrix {
     const void *data;
     enum lode_type type;
@@ -40,8 +40,8 @@ struct lode_rows {
 
 enum lode_kv_format { LODE_CACHE_F16, LODE_CACHE_Q8_0, LODE_CACHE_F32 };
 
-// The K and V cache of a layer: [n_heads][capacity][head_size] elements each. The token at position p lies in slot
-// p % capacity. head_size is a multiple of 32.
+// The K and V cache of a layer: [n_heads][capacity][head_size] elements each. The token at position p lies in
+// slot p % capacity. head_size is a multiple of 32.
 struct lode_kv {
     void *k, *v;
     enum lode_kv_format format;
@@ -60,9 +60,9 @@ struct lode_expert_job {
 
 // What the largest call will need; scratch is made once for it.
 struct lode_limits {
-    uint32_t rows;        // of activations
-    uint32_t cols;        // widest input of a matmul
-    uint32_t ffn_width;   // widest gate/up output of matmul_geglu and of an expert
+    uint32_t rows;      // of activations
+    uint32_t cols;      // widest input of a matmul
+    uint32_t ffn_width; // widest gate/up output of matmul_geglu and of an expert
     uint32_t n_heads, head_size;
     uint32_t expert_rows; // rows * experts used
     uint32_t positions;   // longest attention
@@ -73,8 +73,8 @@ struct lode_device;
 struct lode_device_ops {
     void (*close)(struct lode_device *device);
 
-    // Memory of the device, LODE_DEVICE_ALIGN aligned, with LODE_DEVICE_SLACK readable bytes beyond, zero-filled.
-    // The pages of an untouched allocation cost nothing where the device can do so.
+    // Memory of the device, LODE_DEVICE_ALIGN aligned, with LODE_DEVICE_SLACK readable bytes beyond,
+    // zero-filled. The pages of an untouched allocation cost nothing where the device can do so.
     int (*alloc)(struct lode_device *device, void **out, size_t bytes, struct lode_error *error);
     void (*free)(struct lode_device *device, void *memory, size_t bytes);
     // The source may be reused when upload returns.
@@ -93,16 +93,17 @@ struct lode_device_ops {
     void (*embed)(struct lode_device *device, struct lode_rows out, const struct lode_matrix *table,
                   const int32_t *ids, float scale);
 
-    // outs[j] = x weights[j]^T for each of n weights: x is prepared (quantised) once. outs[j].cols = weights[j].rows.
-    void (*matmul)(struct lode_device *device, const struct lode_rows *outs, const struct lode_matrix *weights,
-                   uint32_t n_weights, struct lode_rows x);
+    // outs[j] = x weights[j]^T for each of n weights: x is prepared (quantised) once. outs[j].cols =
+    // weights[j].rows.
+    void (*matmul)(struct lode_device *device, const struct lode_rows *outs,
+                   const struct lode_matrix *weights, uint32_t n_weights, struct lode_rows x);
 
     // out = gelu_tanh(x gate^T) * (x up^T); gate and up have the same type and shape.
     void (*matmul_geglu)(struct lode_device *device, struct lode_rows out, const struct lode_matrix *gate,
                          const struct lode_matrix *up, struct lode_rows x);
 
-    // For each job: out[slots[i]] = down (gelu_tanh(gate x[tokens[i]]) * (up x[tokens[i]])). A slot is written by
-    // one job only, so jobs may come in any order and in several calls with the same result.
+    // For each job: out[slots[i]] = down (gelu_tanh(gate x[tokens[i]]) * (up x[tokens[i]])). A slot is
+    // written by one job only, so jobs may come in any order and in several calls with the same result.
     void (*experts)(struct lode_device *device, struct lode_rows out, struct lode_rows x,
                     const struct lode_expert_job *jobs, uint32_t n_jobs);
 
@@ -111,14 +112,15 @@ struct lode_device_ops {
                             const float *weights, uint32_t k);
 
     // p = softmax(logits); the k largest, larger first, lower id on ties: ids[i*k + r], and
-    // weights[i*k + r] = p / sum of the k p's * expert_scale[id]. expert_scale may be NULL. All in device memory.
-    void (*router)(struct lode_device *device, int32_t *ids, float *weights, struct lode_rows logits, uint32_t k,
-                   const float *expert_scale);
+    // weights[i*k + r] = p / sum of the k p's * expert_scale[id]. expert_scale may be NULL. All in device
+    // memory.
+    void (*router)(struct lode_device *device, int32_t *ids, float *weights, struct lode_rows logits,
+                   uint32_t k, const float *expert_scale);
 
     // out = x / sqrt(mean(x^2) + eps) * weight * scale; weight (cols floats, device memory) NULL means ones.
     // out may be x.
-    void (*rms_norm)(struct lode_device *device, struct lode_rows out, struct lode_rows x, const float *weight,
-                     float eps, float scale);
+    void (*rms_norm)(struct lode_device *device, struct lode_rows out, struct lode_rows x,
+                     const float *weight, float eps, float scale);
 
     // residual = (residual + x / sqrt(mean(x^2) + eps) * weight) * scale.
     void (*add_rms_norm)(struct lode_device *device, struct lode_rows residual, struct lode_rows x,
@@ -133,17 +135,18 @@ struct lode_device_ops {
     void (*scale)(struct lode_device *device, struct lode_rows x, float scale);
     void (*softcap)(struct lode_device *device, struct lode_rows x, float cap);
 
-    // Rotates n_heads heads of head_size in each row, row i at position first_position + i: element j of the first
-    // half pairs with j + head_size/2, angle position * inverse_frequency[j] (head_size/2 floats, device memory).
+    // Rotates n_heads heads of head_size in each row, row i at position first_position + i: element j of the
+    // first half pairs with j + head_size/2, angle position * inverse_frequency[j] (head_size/2 floats,
+    // device memory).
     void (*rope)(struct lode_device *device, struct lode_rows x, uint32_t n_heads, uint32_t head_size,
                  uint32_t first_position, const float *inverse_frequency);
 
     // Puts rows of K and V ([n_heads * head_size] each) at first_position + i.
-    void (*kv_store)(struct lode_device *device, const struct lode_kv *kv, struct lode_rows k, struct lode_rows v,
-                     uint32_t first_position);
+    void (*kv_store)(struct lode_device *device, const struct lode_kv *kv, struct lode_rows k,
+                     struct lode_rows v, uint32_t first_position);
 
-    // Attention of n rows of queries at first_position + i over the cache, causal, scale 1: query head h reads KV
-    // head h / (n_heads / kv->n_heads) at positions max(0, p - window + 1) .. p; window 0 means all.
+    // Attention of n rows of queries at first_position + i over the cache, causal, scale 1: query head h
+    // reads KV head h / (n_heads / kv->n_heads) at positions max(0, p - window + 1) .. p; window 0 means all.
     void (*attention)(struct lode_device *device, struct lode_rows out, struct lode_rows q, uint32_t n_heads,
                       const struct lode_kv *kv, uint32_t first_position, uint32_t window);
 };
@@ -151,8 +154,8 @@ struct lode_device_ops {
 // A backend embeds this as its first member.
 struct lode_device {
     const struct lode_device_ops *ops;
-    char name[32];     // "cpu"
-    bool host_memory;  // its memory can be read and written by the host directly
+    char name[32];    // "cpu"
+    bool host_memory; // its memory can be read and written by the host directly
 };
 
 #endif

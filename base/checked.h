@@ -1,4 +1,5 @@
-// Arithmetic for numbers that come from strangers: each returns false on overflow and leaves *out unspecified.
+// Arithmetic for numbers that come from strangers: each returns false on overflow and leaves *out
+// unspecified.
 #ifndef LODE_CHECKED_H
 #define LODE_CHECKED_H
 

@@ -1,7 +1,8 @@
 // How a failure is told: a code for the program, a sentence for the person.
 //
 // Every function of Lode that can fail returns 0 or one of the negative codes below and fills the caller's
-// struct lode_error: what failed, on which file, unit or device, and what to do about it. Only tools print it.
+// struct lode_error: what failed, on which file, unit or device, and what to do about it. Only tools print
+// it.
 #ifndef LODE_ERROR_H
 #define LODE_ERROR_H
 
@@ -25,9 +26,11 @@ struct lode_error {
     char text[1024];
 };
 
-// Fills *error (which may be NULL) with a code and a formatted text; returns the code, so that a failing function
-// can end in `return lode_fail(error, LODE_ERR_IO, "…")`. The first text of a chain is kept by not calling it twice.
-int lode_fail(struct lode_error *error, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+// Fills *error (which may be NULL) with a code and a formatted text; returns the code, so that a failing
+// function can end in `return lode_fail(error, LODE_ERR_IO, "…")`. The first text of a chain is kept by not
+// calling it twice.
+int lode_fail(struct lode_error *error, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 // Puts "context: " in front of a text that a callee has already filled; returns the error's code.
 int lode_fail_in(struct lode_error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -1,8 +1,8 @@
-// The kernels' laboratory: times matrix products of every type, instruction set and some shapes of Gemma 4 against
-// what this machine can read and compute at best.
+// The kernels' laboratory: times matrix products of every type, instruction set and some shapes of Gemma 4
+// against what this machine can read and compute at best.
 //
-// Weights come from a ring of copies larger than any cache, as in a decoder that reads each weight once a token. Times
-// are the best of many calls, as is the roofline: both mean an undisturbed machine.
+// Weights come from a ring of copies larger than any cache, as in a decoder that reads each weight once a
+// token. Times are the best of many calls, as is the roofline: both mean an undisturbed machine.
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/dequantize.h"
 #include "bench/roofline.h"
@@ -52,7 +52,8 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-// One random row repeated with other rows' blocks would do for timing; for the errors all rows of the first copy differ.
+// One random row repeated with other rows' blocks would do for timing; for the errors all rows of the first
+// copy differ.
 static struct cell make_cell(enum lode_type type, struct shape shape, uint32_t tokens)
 {
     const struct lode_type_traits *traits = lode_type_find(type);
@@ -73,8 +74,10 @@ static struct cell make_cell(enum lode_type type, struct shape shape, uint32_t t
     for (uint32_t c = 1; c < cell.n_copies; c++)
         memcpy(data + c * bytes, data, bytes);
     cell.weight = (struct lode_matrix){data, type, shape.rows, shape.cols, row_bytes};
-    cell.x = (struct lode_rows){allocate((size_t)tokens * shape.cols * sizeof(float)), tokens, shape.cols, shape.cols};
-    cell.out = (struct lode_rows){allocate((size_t)tokens * shape.rows * sizeof(float)), tokens, shape.rows, shape.rows};
+    cell.x = (struct lode_rows){allocate((size_t)tokens * shape.cols * sizeof(float)), tokens, shape.cols,
+                                shape.cols};
+    cell.out = (struct lode_rows){allocate((size_t)tokens * shape.rows * sizeof(float)), tokens, shape.rows,
+                                  shape.rows};
     for (size_t i = 0; i < (size_t)tokens * shape.cols; i++)
         cell.x.data[i] = test_random_float(&random);
     return cell;
@@ -102,8 +105,8 @@ static double best_seconds(struct lode_device *device, const struct cell *cell, 
     return best;
 }
 
-// Largest deviation of some results from double precision, rounding of the activations included, in parts of the sum
-// of the magnitudes.
+// Largest deviation of some results from double precision, rounding of the activations included, in parts of
+// the sum of the magnitudes.
 static double worst_error(const struct cell *cell)
 {
     struct test_random random = {3};
@@ -136,8 +139,8 @@ static void print_cell(struct lode_device *device, const struct cell *cell, cons
     double peak = quantised ? roofline->int8_gflops : roofline->float_gflops;
     double memory_share = gbps / roofline->read_gbps, compute_share = peak > 0 ? gflops / peak : 0;
     bool bound_by_memory = memory_share > compute_share;
-    printf("%-8s %-7s %5ux%-5u %4u %10.1f %8.2f %9.1f %5.0f%% %-7s %8.1e\n", cpu_isa(device), lode_type_name(w->type),
-           w->rows, w->cols, cell->tokens, seconds * 1e6, gbps, gflops,
+    printf("%-8s %-7s %5ux%-5u %4u %10.1f %8.2f %9.1f %5.0f%% %-7s %8.1e\n", cpu_isa(device),
+           lode_type_name(w->type), w->rows, w->cols, cell->tokens, seconds * 1e6, gbps, gflops,
            100 * (bound_by_memory ? memory_share : compute_share), bound_by_memory ? "read" : "compute",
            worst_error(cell));
     fflush(stdout);
@@ -148,7 +151,8 @@ static bool wants_type(const struct options *options, enum lode_type type)
     return !options->type || strcasecmp(options->type, lode_type_name(type)) == 0;
 }
 
-static void bench_device(struct lode_device *device, const struct options *options, const struct roofline *roofline)
+static void bench_device(struct lode_device *device, const struct options *options,
+                         const struct roofline *roofline)
 {
     struct lode_limits limits = {.rows = 512, .cols = 21504, .ffn_width = 32, .expert_rows = 1};
     struct lode_error error;
@@ -158,7 +162,8 @@ static void bench_device(struct lode_device *device, const struct options *optio
         for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (unsigned n = 0; n < sizeof token_counts / sizeof *token_counts; n++) {
                 uint32_t block = lode_type_find(test_types[t])->block_elems;
-                bool wanted = wants_type(options, test_types[t]) && (!options->shape || options->shape == s + 1) &&
+                bool wanted = wants_type(options, test_types[t]) &&
+                              (!options->shape || options->shape == s + 1) &&
                               (!options->tokens || options->tokens == token_counts[n]);
                 if (!wanted || shapes[s].cols % block)
                     continue;
@@ -229,8 +234,8 @@ int main(int n_args, char **args)
         struct roofline roofline = measure_roofline(isa, cpu_threads(device));
         printf("%s, %u threads: reads %.1f GB/s, computes %.0f GFLOP/s float, %.0f int8\n", cpu_isa_name(isa),
                cpu_threads(device), roofline.read_gbps, roofline.float_gflops, roofline.int8_gflops);
-        printf("%-8s %-7s %11s %4s %10s %8s %9s %6s %-7s %8s\n", "isa", "type", "weights", "rows", "us", "GB/s",
-               "GFLOP/s", "of", "peak", "error");
+        printf("%-8s %-7s %11s %4s %10s %8s %9s %6s %-7s %8s\n", "isa", "type", "weights", "rows", "us",
+               "GB/s", "GFLOP/s", "of", "peak", "error");
         bench_device(device, &options, &roofline);
         device->ops->close(device);
     }

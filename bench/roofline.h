@@ -1,4 +1,5 @@
-// What this machine can do at best: the rate at which threads read memory, and at which they multiply and add.
+// What this machine can do at best: the rate at which threads read memory, and at which they multiply and
+// add.
 #ifndef LODE_BENCH_ROOFLINE_H
 #define LODE_BENCH_ROOFLINE_H
 

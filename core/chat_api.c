@@ -28,13 +28,15 @@ int lode_chat_encode(const struct lode_tokenizer *tokenizer, const char *convers
         return rc;
     if (out_starts_thinking)
         *out_starts_thinking = rendered.opens_thinking;
-    rc = tokenizer_encode(tokenizer->tokenizer, rendered.text, rendered.len, TOKENIZER_SPECIAL | TOKENIZER_BOS,
-                          rendered.plain, rendered.n_plain, out_ids, out_count, error);
+    rc =
+        tokenizer_encode(tokenizer->tokenizer, rendered.text, rendered.len, TOKENIZER_SPECIAL | TOKENIZER_BOS,
+                         rendered.plain, rendered.n_plain, out_ids, out_count, error);
     chat_text_free(&rendered);
     return rc;
 }
 
-int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_thinking, struct lode_error *error)
+int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_thinking,
+                    struct lode_error *error)
 {
     return chat_parse(out_json, reply, len, starts_thinking, error);
 }

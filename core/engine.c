@@ -39,13 +39,15 @@ uint64_t engine_available_bytes(void)
 
 static int check_memory(const struct lode_engine *engine, const char *path, struct lode_error *error)
 {
-    const uint64_t needed = residency_needed_bytes(&engine->model.units), available = engine_available_bytes();
+    const uint64_t needed = residency_needed_bytes(&engine->model.units),
+                   available = engine_available_bytes();
     if (!available || needed <= available)
         return 0;
-    return lode_fail(error, LODE_ERR_MEMORY,
-                     "%s: the weights take %.2f GiB, but %.2f GiB of memory are available (%.2f GiB are kept free); "
-                     "close other programs, or use a smaller model or a smaller quantisation",
-                     path, (double)needed / GIB, (double)available / GIB, (double)HEADROOM_BYTES / GIB);
+    return lode_fail(
+        error, LODE_ERR_MEMORY,
+        "%s: the weights take %.2f GiB, but %.2f GiB of memory are available (%.2f GiB are kept free); "
+        "close other programs, or use a smaller model or a smaller quantisation",
+        path, (double)needed / GIB, (double)available / GIB, (double)HEADROOM_BYTES / GIB);
 }
 
 static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
@@ -74,7 +76,8 @@ static int read_suppressed(struct lode_engine *engine, const struct gguf *gguf, 
     for (size_t i = 0; i < n; i++) {
         uint64_t id;
         if (!gguf_value_u64(list, i, &id) || id >= engine->shape.vocab)
-            return lode_fail(error, LODE_ERR_FORMAT, "key tokenizer.ggml.suppress_tokens, value %zu: no token id", i);
+            return lode_fail(error, LODE_ERR_FORMAT,
+                             "key tokenizer.ggml.suppress_tokens, value %zu: no token id", i);
         engine->suppressed[engine->n_suppressed++] = (struct lode_logit_bias){(int32_t)id, -INFINITY};
     }
     return 0;
@@ -135,8 +138,8 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
     if (!rc)
         rc = cpu_open(&engine->device, &cpu, error);
     if (!rc)
-        rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, on_read, &progress,
-                            error);
+        rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, on_read,
+                            &progress, error);
     if (!rc)
         rc = forward_weights_open(&engine->weights, &engine->model, engine->device, engine->residency, error);
     if (rc) {

@@ -19,8 +19,8 @@ struct lode_engine {
     double load_s;
 };
 
-// Memory that an allocation may still take, and what stays free for the rest of the system. 0 where the machine does
-// not tell: then nothing is refused.
+// Memory that an allocation may still take, and what stays free for the rest of the system. 0 where the
+// machine does not tell: then nothing is refused.
 uint64_t engine_available_bytes(void);
 
 #endif

@@ -1,5 +1,5 @@
-// The routed experts of a layer: choose, group the batch by expert, compute, and sum in the order of the ranks, so
-// that the result does not depend on which expert was at hand first.
+// The routed experts of a layer: choose, group the batch by expert, compute, and sum in the order of the
+// ranks, so that the result does not depend on which expert was at hand first.
 #include "core/forward_internal.h"
 
 #include <math.h>
@@ -104,8 +104,8 @@ static void describe_job(const struct forward *f, const struct gemma_layer *laye
 }
 
 // sum = sum over the chosen e of weight_e * down_e (gelu(gate_e n) * (up_e n)), n = RMS(x) * pre_ffw_norm_2
-int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, struct lode_rows sum,
-                struct lode_error *error)
+int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                struct lode_rows sum, struct lode_error *error)
 {
     const struct lode_device_ops *ops = f->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;

@@ -140,8 +140,8 @@ size_t lode_file_group_count(const struct lode_file *file)
 void lode_file_group(const struct lode_file *file, size_t index, struct lode_group *out)
 {
     const struct group *group = &file->groups[index];
-    *out = (struct lode_group){gemma_unit_kind_name(group->kind), group->types, group->units, group->parameters,
-                               group->bytes};
+    *out = (struct lode_group){gemma_unit_kind_name(group->kind), group->types, group->units,
+                               group->parameters, group->bytes};
 }
 
 size_t lode_file_tensor_count(const struct lode_file *file)

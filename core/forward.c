@@ -96,8 +96,8 @@ static int reserve_device(struct forward *f, uint32_t context, struct lode_error
     return f->device->ops->reserve(f->device, &limits, error);
 }
 
-int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context, uint32_t batch,
-                 enum lode_kv_format format, struct lode_error *error)
+int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context,
+                 uint32_t batch, enum lode_kv_format format, struct lode_error *error)
 {
     *out = NULL;
     struct forward *f = calloc(1, sizeof *f);
@@ -184,7 +184,8 @@ static int write_logits(struct forward *f, struct lode_rows x, float *out_logits
     for (uint32_t first = 0; first < x.n; first += step) {
         const uint32_t n = x.n - first < step ? x.n - first : step;
         float *to = out_logits + (size_t)first * h->vocab;
-        struct lode_rows logits = {f->device->host_memory ? to : f->buffers[BUFFER_LOGITS], n, h->vocab, h->vocab};
+        struct lode_rows logits = {f->device->host_memory ? to : f->buffers[BUFFER_LOGITS], n, h->vocab,
+                                   h->vocab};
         struct lode_rows part = {normed.data + first * normed.stride, n, normed.cols, normed.stride};
         ops->matmul(f->device, &logits, &head, 1, part);
         if (h->final_softcap > 0)

@@ -18,15 +18,15 @@ struct forward_weights {
 };
 
 // Makes the tables that are derived from the weights. model, device and residency must outlive them.
-int forward_weights_open(struct forward_weights *out, const struct gemma_model *model, struct lode_device *device,
-                         struct residency *residency, struct lode_error *error);
+int forward_weights_open(struct forward_weights *out, const struct gemma_model *model,
+                         struct lode_device *device, struct residency *residency, struct lode_error *error);
 void forward_weights_close(struct forward_weights *weights);
 
 struct forward; // one timeline
 
 // Allocates the KV cache and all scratch for a context and for steps of at most `batch` tokens.
-int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context, uint32_t batch,
-                 enum lode_kv_format format, struct lode_error *error);
+int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context,
+                 uint32_t batch, enum lode_kv_format format, struct lode_error *error);
 void forward_close(struct forward *forward);
 
 // Scratch that forward_open takes besides the cache, the device's own included only once it is open.
@@ -35,10 +35,10 @@ uint64_t forward_scratch_bytes(const struct forward *forward);
 uint64_t forward_kv_bytes(const struct forward *forward);
 uint32_t forward_position(const struct forward *forward);
 
-// Appends n tokens (1..batch, within the context and the vocabulary: checked by the caller) and writes the logits,
-// after the soft cap, of the last `want` (0..n) of them to out_logits: [want][vocab], host memory. Rows that nobody
-// wants skip what they do not contribute to: everything after the last layer that writes K and V. On an error the
-// timeline is as before.
+// Appends n tokens (1..batch, within the context and the vocabulary: checked by the caller) and writes the
+// logits, after the soft cap, of the last `want` (0..n) of them to out_logits: [want][vocab], host memory.
+// Rows that nobody wants skip what they do not contribute to: everything after the last layer that writes K
+// and V. On an error the timeline is as before.
 int forward_step(struct forward *forward, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error);
 

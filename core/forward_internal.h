@@ -34,10 +34,10 @@ struct widths forward_widths(const struct gemma_model *model);
 
 // The choices of a batch, sorted by expert. Host memory, made once.
 struct expert_batch {
-    int32_t *chosen;          // [rows][k]
-    int32_t *tokens, *slots;  // by expert
-    uint32_t *begin;          // [n_experts + 1]
-    uint32_t *units;          // of the distinct experts
+    int32_t *chosen;         // [rows][k]
+    int32_t *tokens, *slots; // by expert
+    uint32_t *begin;         // [n_experts + 1]
+    uint32_t *units;         // of the distinct experts
     struct lode_expert_job *jobs;
 };
 
@@ -56,14 +56,15 @@ struct forward {
     uint64_t scratch_bytes;
 };
 
-// The rows on their way through the layers. They become fewer at the last layer that writes K and V, from where on
-// only rows whose logits are wanted go on.
+// The rows on their way through the layers. They become fewer at the last layer that writes K and V, from
+// where on only rows whose logits are wanted go on.
 struct pass {
     struct lode_rows x, ple;
     uint32_t first_position, want;
 };
 
-static inline struct lode_rows forward_rows(const struct forward *f, enum buffer buffer, uint32_t n, uint32_t cols)
+static inline struct lode_rows forward_rows(const struct forward *f, enum buffer buffer, uint32_t n,
+                                            uint32_t cols)
 {
     return (struct lode_rows){f->buffers[buffer], n, cols, cols};
 }
@@ -93,7 +94,7 @@ int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_erro
 // Adds the routed experts' part of a layer's FFN to `sum`: reads the pass's residual stream.
 int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                    struct lode_error *error);
-int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, struct lode_rows sum,
-                struct lode_error *error);
+int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                struct lode_rows sum, struct lode_error *error);
 
 #endif

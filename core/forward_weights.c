@@ -1,4 +1,5 @@
-// What is derived from the weights once, when a model is loaded: the RoPE frequencies and the layers' output scales.
+// What is derived from the weights once, when a model is loaded: the RoPE frequencies and the layers' output
+// scales.
 #include "core/forward.h"
 
 #include <math.h>
@@ -46,8 +47,8 @@ static int make_frequencies(struct forward_weights *weights, bool global, struct
         rc = global_factors(weights, host, n, error);
     for (uint32_t i = 0; i < n && !rc; i++) {
         if (!(host[i] > 0))
-            rc = lode_fail(error, LODE_ERR_FORMAT, "tensor rope_freqs.weight, element %u is %g; it must be positive",
-                           i, host[i]);
+            rc = lode_fail(error, LODE_ERR_FORMAT,
+                           "tensor rope_freqs.weight, element %u is %g; it must be positive", i, host[i]);
         else // beyond 1e29 is the files' way to say "not rotated"
             host[i] = host[i] > 1e29f ? 0.0f : (float)(pow(base, -2.0 * i / head_size) / host[i]);
     }
@@ -60,8 +61,8 @@ static int make_frequencies(struct forward_weights *weights, bool global, struct
     return rc;
 }
 
-int forward_weights_open(struct forward_weights *out, const struct gemma_model *model, struct lode_device *device,
-                         struct residency *residency, struct lode_error *error)
+int forward_weights_open(struct forward_weights *out, const struct gemma_model *model,
+                         struct lode_device *device, struct residency *residency, struct lode_error *error)
 {
     *out = (struct forward_weights){.model = model, .device = device, .residency = residency};
     const uint32_t n_layers = model->hparams.n_layers;

@@ -1,7 +1,7 @@
 // Gemma 4 as Lode sees it: hyperparameters, layers, and where each weight lies among the placement units.
 //
-// All published shapes are one architecture with features switched on or off by the file: E2B and E4B (per-layer
-// embeddings, layers that share KV), 12B and 31B (dense), 26B-A4B (experts beside the dense FFN).
+// All published shapes are one architecture with features switched on or off by the file: E2B and E4B
+// (per-layer embeddings, layers that share KV), 12B and 31B (dense), 26B-A4B (experts beside the dense FFN).
 #ifndef LODE_GEMMA4_H
 #define LODE_GEMMA4_H
 
@@ -14,22 +14,23 @@
 #include <stdint.h>
 
 enum gemma_unit_kind {
-    GEMMA_EMBEDDING,  // token embedding; also the head unless the file has one of its own
-    GEMMA_PLE_TABLE,  // per-layer embedding rows, one a token
-    GEMMA_PLE_INPUT,  // projection of the embedding into all layers' inputs
-    GEMMA_SMALL,      // norms, router and scales of a layer
-    GEMMA_ATTENTION,  // q, k, v, output of a layer
-    GEMMA_FFN,        // dense FFN of a layer
-    GEMMA_EXPERT,     // one routed expert of a layer
-    GEMMA_PLE_LAYER,  // gate and projection of a layer's per-layer input
-    GEMMA_OUTPUT,     // final norm, RoPE factors
-    GEMMA_HEAD,       // a head that is not tied to the embedding
+    GEMMA_EMBEDDING, // token embedding; also the head unless the file has one of its own
+    GEMMA_PLE_TABLE, // per-layer embedding rows, one a token
+    GEMMA_PLE_INPUT, // projection of the embedding into all layers' inputs
+    GEMMA_SMALL,     // norms, router and scales of a layer
+    GEMMA_ATTENTION, // q, k, v, output of a layer
+    GEMMA_FFN,       // dense FFN of a layer
+    GEMMA_EXPERT,    // one routed expert of a layer
+    GEMMA_PLE_LAYER, // gate and projection of a layer's per-layer input
+    GEMMA_OUTPUT,    // final norm, RoPE factors
+    GEMMA_HEAD,      // a head that is not tied to the embedding
     GEMMA_UNIT_KINDS,
 };
 
 const char *gemma_unit_kind_name(enum gemma_unit_kind kind);
 
-// A tensor of the model: part `part` of unit `unit`. rows is 1 for a vector. Absent optional tensors have cols 0.
+// A tensor of the model: part `part` of unit `unit`. rows is 1 for a vector. Absent optional tensors have
+// cols 0.
 struct gemma_weight {
     uint32_t unit, part;
     enum lode_type type;
@@ -46,9 +47,9 @@ struct gemma_hparams {
 };
 
 struct gemma_layer {
-    bool global;        // sees all positions; else a sliding window
-    bool own_kv;        // writes its own K and V
-    uint32_t kv_layer;  // the layer whose cache it reads: itself, or the last earlier owner of its kind
+    bool global;       // sees all positions; else a sliding window
+    bool own_kv;       // writes its own K and V
+    uint32_t kv_layer; // the layer whose cache it reads: itself, or the last earlier owner of its kind
     uint32_t n_kv_heads, head_size, ffn_width;
 
     struct gemma_weight q, k, v, output; // v absent: V is the K projection
@@ -79,7 +80,8 @@ struct gemma_model {
     uint32_t *tensor_unit; // unit of each tensor of the file (an expert tensor: its first), or UNIT_NO_LAYER
 };
 
-// Reads hyperparameters and finds every tensor. Errors name the key or tensor, what was expected and what is there.
+// Reads hyperparameters and finds every tensor. Errors name the key or tensor, what was expected and what is
+// there.
 int gemma_model_load(struct gemma_model *out, const struct gguf *gguf, struct lode_error *error);
 void gemma_model_free(struct gemma_model *model);
 

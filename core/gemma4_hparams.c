@@ -1,7 +1,7 @@
 // Hyperparameters of a gemma4 file and the geometry of its layers.
 //
-// Keys are read liberally (any integer kind, scalar or one value a layer), as published files differ; what they say
-// is then held against bounds, so that later arithmetic on 32-bit sizes cannot overflow.
+// Keys are read liberally (any integer kind, scalar or one value a layer), as published files differ; what
+// they say is then held against bounds, so that later arithmetic on 32-bit sizes cannot overflow.
 #include "core/gemma4.h"
 
 #include <inttypes.h>
@@ -31,12 +31,13 @@ static int check_range(const struct reader *in, const char *key, uint64_t value,
 {
     if (value < low || value > high)
         return lode_fail(in->error, LODE_ERR_FORMAT,
-                         "key %s is %" PRIu64 ", which is outside %" PRIu64 "..%" PRIu64, key, value, low, high);
+                         "key %s is %" PRIu64 ", which is outside %" PRIu64 "..%" PRIu64, key, value, low,
+                         high);
     return 0;
 }
 
-static int element_u32(const struct reader *in, const char *full, const struct gguf_value *value, size_t index,
-                       uint64_t low, uint64_t high, uint32_t *out)
+static int element_u32(const struct reader *in, const char *full, const struct gguf_value *value,
+                       size_t index, uint64_t low, uint64_t high, uint32_t *out)
 {
     uint64_t number;
     if (!gguf_value_u64(value, index, &number))
@@ -47,8 +48,8 @@ static int element_u32(const struct reader *in, const char *full, const struct g
 }
 
 // A key that holds one value for all layers, or one a layer.
-static int read_layer_u32(const struct reader *in, const char *key, uint32_t layer, uint32_t n_layers, uint64_t low,
-                          uint64_t high, uint32_t *out)
+static int read_layer_u32(const struct reader *in, const char *key, uint32_t layer, uint32_t n_layers,
+                          uint64_t low, uint64_t high, uint32_t *out)
 {
     char full[96];
     const struct gguf_value *value = find(in, key, full, sizeof full);
@@ -73,7 +74,8 @@ static int read_u32(const struct reader *in, const char *key, uint64_t low, uint
     return element_u32(in, full, value, 0, low, high, out);
 }
 
-static int read_u32_or(const struct reader *in, const char *key, uint64_t high, uint32_t fallback, uint32_t *out)
+static int read_u32_or(const struct reader *in, const char *key, uint64_t high, uint32_t fallback,
+                       uint32_t *out)
 {
     char full[96];
     if (find(in, key, full, sizeof full))
@@ -91,8 +93,8 @@ static int read_f32_or(const struct reader *in, const char *key, double low, dou
     if (value && !gguf_value_f64(value, 0, &number))
         return lode_fail(in->error, LODE_ERR_FORMAT, "key %s does not hold a number", full);
     if (!(number >= low && number <= high))
-        return lode_fail(in->error, LODE_ERR_FORMAT, "key %s is %g, which is outside %g..%g", full, number, low,
-                         high);
+        return lode_fail(in->error, LODE_ERR_FORMAT, "key %s is %g, which is outside %g..%g", full, number,
+                         low, high);
     *out = (float)number;
     return 0;
 }
@@ -104,7 +106,8 @@ static int check_architecture(const struct reader *in)
     const struct gguf_value *value = gguf_find(in->gguf, "general.architecture");
     struct gguf_string name;
     if (!value || !gguf_value_string(value, 0, &name))
-        return lode_fail(in->error, LODE_ERR_UNSUPPORTED, "the file does not name its architecture; %s", supported);
+        return lode_fail(in->error, LODE_ERR_UNSUPPORTED, "the file does not name its architecture; %s",
+                         supported);
     if (name.len == 6 && memcmp(name.data, "gemma4", 6) == 0)
         return 0;
     return lode_fail(in->error, LODE_ERR_UNSUPPORTED, "the architecture is \"%.*s\"; %s",
@@ -157,8 +160,8 @@ static int check_value_lengths(const struct reader *in, const struct gemma_hpara
     return 0;
 }
 
-// The pattern is one flag a layer; a single number N means that every N-th layer is global, and a bare "true" the
-// family's own period. The last layer is global in all of them.
+// The pattern is one flag a layer; a single number N means that every N-th layer is global, and a bare "true"
+// the family's own period. The last layer is global in all of them.
 static int read_pattern(const struct reader *in, struct gemma_model *model)
 {
     const uint32_t n_layers = model->hparams.n_layers;
@@ -173,7 +176,8 @@ static int read_pattern(const struct reader *in, struct gemma_model *model)
         for (uint32_t l = 0; l < n_layers; l++) {
             uint64_t local;
             if (!gguf_value_u64(value, l, &local) || local > 1)
-                return lode_fail(in->error, LODE_ERR_FORMAT, "key %s, value %" PRIu32 ": neither 0 nor 1", full, l);
+                return lode_fail(in->error, LODE_ERR_FORMAT, "key %s, value %" PRIu32 ": neither 0 nor 1",
+                                 full, l);
             model->layers[l].global = !local;
         }
         return 0;
@@ -226,12 +230,14 @@ int gemma_hparams_load(struct gemma_model *out, const struct gguf *gguf, struct 
         layer->head_size = layer->global ? h->head_size_global : h->head_size_local;
         if ((rc = read_layer_u32(&in, "attention.head_count_kv", l, h->n_layers, 1, h->n_heads,
                                  &layer->n_kv_heads)) ||
-            (rc = read_layer_u32(&in, "feed_forward_length", l, h->n_layers, 1, MAX_WIDTH, &layer->ffn_width)))
+            (rc =
+                 read_layer_u32(&in, "feed_forward_length", l, h->n_layers, 1, MAX_WIDTH, &layer->ffn_width)))
             return rc;
         if (h->n_heads % layer->n_kv_heads)
             return lode_fail(error, LODE_ERR_FORMAT,
-                             "layer %" PRIu32 ": %" PRIu32 " query heads do not divide by %" PRIu32 " KV heads", l,
-                             h->n_heads, layer->n_kv_heads);
+                             "layer %" PRIu32 ": %" PRIu32 " query heads do not divide by %" PRIu32
+                             " KV heads",
+                             l, h->n_heads, layer->n_kv_heads);
     }
     return 0;
 }

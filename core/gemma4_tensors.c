@@ -1,5 +1,5 @@
-// The tensor table of a gemma4 file: finds every tensor of the model, checks its shape, and files it under the unit
-// that it is placed and moved with. Units come in the order in which a pass meets them.
+// The tensor table of a gemma4 file: finds every tensor of the model, checks its shape, and files it under
+// the unit that it is placed and moved with. Units come in the order in which a pass meets them.
 #include "core/gemma4.h"
 
 #include <inttypes.h>
@@ -8,11 +8,16 @@
 #include <string.h>
 
 static const char *const kind_names[GEMMA_UNIT_KINDS] = {
-    [GEMMA_EMBEDDING] = "token embedding", [GEMMA_PLE_TABLE] = "per-layer embedding",
-    [GEMMA_PLE_INPUT] = "per-layer input", [GEMMA_SMALL] = "norms and router",
-    [GEMMA_ATTENTION] = "attention",       [GEMMA_FFN] = "dense FFN",
-    [GEMMA_EXPERT] = "expert",             [GEMMA_PLE_LAYER] = "per-layer gate",
-    [GEMMA_OUTPUT] = "output norm",        [GEMMA_HEAD] = "head",
+    [GEMMA_EMBEDDING] = "token embedding",
+    [GEMMA_PLE_TABLE] = "per-layer embedding",
+    [GEMMA_PLE_INPUT] = "per-layer input",
+    [GEMMA_SMALL] = "norms and router",
+    [GEMMA_ATTENTION] = "attention",
+    [GEMMA_FFN] = "dense FFN",
+    [GEMMA_EXPERT] = "expert",
+    [GEMMA_PLE_LAYER] = "per-layer gate",
+    [GEMMA_OUTPUT] = "output norm",
+    [GEMMA_HEAD] = "head",
 };
 
 const char *gemma_unit_kind_name(enum gemma_unit_kind kind)
@@ -83,15 +88,15 @@ static int find_tensor(struct loader *in, const char *name, enum presence presen
     const struct gguf_tensor *tensor = gguf_tensor_find(in->gguf, name);
     *out = tensor;
     if (!tensor)
-        return presence == OPTIONAL
-                   ? 0
-                   : lode_fail(in->error, LODE_ERR_FORMAT, "tensor %s is missing: the file is incomplete, or no "
-                                                           "Gemma 4 that Lode knows (E2B, E4B, 12B, 26B-A4B, 31B)",
-                               name);
+        return presence == OPTIONAL ? 0
+                                    : lode_fail(in->error, LODE_ERR_FORMAT,
+                                                "tensor %s is missing: the file is incomplete, or no "
+                                                "Gemma 4 that Lode knows (E2B, E4B, 12B, 26B-A4B, 31B)",
+                                                name);
     char found_text[96], expected_text[96];
     if (memcmp(tensor->ne, expected.ne, sizeof expected.ne) != 0)
-        return lode_fail(in->error, LODE_ERR_FORMAT, "tensor %s has shape %s; the hyperparameters ask for %s", name,
-                         dims_text(tensor->ne, found_text, sizeof found_text),
+        return lode_fail(in->error, LODE_ERR_FORMAT, "tensor %s has shape %s; the hyperparameters ask for %s",
+                         name, dims_text(tensor->ne, found_text, sizeof found_text),
                          dims_text(expected.ne, expected_text, sizeof expected_text));
     if (!lode_type_find(tensor->type))
         return lode_fail(in->error, LODE_ERR_UNSUPPORTED,
@@ -99,8 +104,9 @@ static int find_tensor(struct loader *in, const char *name, enum presence presen
                          lode_type_name(tensor->type), tensor->type, lode_type_list());
     bool is_vector = expected.ne[1] == 1 && expected.ne[2] == 1;
     if (is_vector && tensor->type != LODE_F32)
-        return lode_fail(in->error, LODE_ERR_UNSUPPORTED, "tensor %s is a vector of type %s; vectors must be F32",
-                         name, lode_type_name(tensor->type));
+        return lode_fail(in->error, LODE_ERR_UNSUPPORTED,
+                         "tensor %s is a vector of type %s; vectors must be F32", name,
+                         lode_type_name(tensor->type));
     return 0;
 }
 
@@ -167,7 +173,8 @@ static int load_small(struct loader *in, uint32_t l, struct gemma_layer *layer)
     if ((rc = begin_unit(in, UNIT_DENSE, GEMMA_SMALL, l, 0)) ||
         (rc = take_layer(in, l, "attn_norm.weight", REQUIRED, hidden, &layer->attn_norm)) ||
         (rc = take_layer(in, l, "attn_q_norm.weight", REQUIRED, vector(layer->head_size), &layer->q_norm)) ||
-        (rc = take_layer(in, l, "post_attention_norm.weight", REQUIRED, hidden, &layer->post_attention_norm)) ||
+        (rc = take_layer(in, l, "post_attention_norm.weight", REQUIRED, hidden,
+                         &layer->post_attention_norm)) ||
         (rc = take_layer(in, l, "ffn_norm.weight", REQUIRED, hidden, &layer->ffn_norm)) ||
         (rc = take_layer(in, l, "post_ffw_norm.weight", REQUIRED, hidden, &layer->post_ffw_norm)) ||
         (rc = take_layer(in, l, "layer_output_scale.weight", OPTIONAL, vector(1), &layer->output_scale)))
@@ -182,7 +189,8 @@ static int load_small(struct loader *in, uint32_t l, struct gemma_layer *layer)
     if ((rc = take_layer(in, l, "ffn_gate_inp.weight", REQUIRED, matrix(h->hidden, h->n_experts),
                          &layer->router)) ||
         (rc = take_layer(in, l, "ffn_gate_inp.scale", REQUIRED, hidden, &layer->router_scale)) ||
-        (rc = take_layer(in, l, "ffn_down_exps.scale", OPTIONAL, vector(h->n_experts), &layer->expert_scale)) ||
+        (rc = take_layer(in, l, "ffn_down_exps.scale", OPTIONAL, vector(h->n_experts),
+                         &layer->expert_scale)) ||
         (rc = take_layer(in, l, "post_ffw_norm_1.weight", REQUIRED, hidden, &layer->post_ffw_norm_1)) ||
         (rc = take_layer(in, l, "pre_ffw_norm_2.weight", REQUIRED, hidden, &layer->pre_ffw_norm_2)) ||
         (rc = take_layer(in, l, "post_ffw_norm_2.weight", REQUIRED, hidden, &layer->post_ffw_norm_2)))
@@ -210,8 +218,8 @@ static int load_attention(struct loader *in, uint32_t l, struct gemma_layer *lay
     return take_layer(in, l, "attn_output.weight", REQUIRED, matrix(q_width, h->hidden), &layer->output);
 }
 
-// The dense FFN's width is the key's, or twice that where a file with one number has double-wide FFNs in the layers
-// that share KV.
+// The dense FFN's width is the key's, or twice that where a file with one number has double-wide FFNs in the
+// layers that share KV.
 static int load_ffn(struct loader *in, uint32_t l, struct gemma_layer *layer)
 {
     const struct gemma_hparams *h = &in->model->hparams;
@@ -257,13 +265,12 @@ static int load_experts(struct loader *in, uint32_t l, struct gemma_layer *layer
     const struct dims both = stack(h->hidden, 2 * (uint64_t)h->expert_width, h->n_experts);
     const struct dims back = stack(h->expert_width, h->hidden, h->n_experts);
     int rc;
-    if ((rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_gate_up_exps.weight"), OPTIONAL, both,
-                          &fused)) ||
-        (!fused &&
-         ((rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_gate_exps.weight"), REQUIRED, half,
-                            &gate)) ||
-          (rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_up_exps.weight"), REQUIRED, half,
-                            &up)))) ||
+    if ((rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_gate_up_exps.weight"), OPTIONAL,
+                          both, &fused)) ||
+        (!fused && ((rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_gate_exps.weight"),
+                                      REQUIRED, half, &gate)) ||
+                    (rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_up_exps.weight"),
+                                      REQUIRED, half, &up)))) ||
         (rc = find_tensor(in, layer_tensor_name(name, sizeof name, l, "ffn_down_exps.weight"), REQUIRED, back,
                           &down)))
         return rc;
@@ -286,13 +293,15 @@ static int load_layer(struct loader *in, uint32_t l)
     const struct gemma_hparams *h = &in->model->hparams;
     struct gemma_layer *layer = &in->model->layers[l];
     char name[GGUF_MAX_NAME];
-    bool has_router = gguf_tensor_find(in->gguf, layer_tensor_name(name, sizeof name, l, "ffn_gate_inp.weight"));
+    bool has_router =
+        gguf_tensor_find(in->gguf, layer_tensor_name(name, sizeof name, l, "ffn_gate_inp.weight"));
     if (has_router && !h->n_experts)
         return lode_fail(in->error, LODE_ERR_FORMAT, "tensor %s is there, but key gemma4.expert_count is not",
                          name);
     layer->moe = has_router;
     int rc;
-    if ((rc = load_small(in, l, layer)) || (rc = load_attention(in, l, layer)) || (rc = load_ffn(in, l, layer)))
+    if ((rc = load_small(in, l, layer)) || (rc = load_attention(in, l, layer)) ||
+        (rc = load_ffn(in, l, layer)))
         return rc;
     if (layer->moe && (rc = load_experts(in, l, layer)))
         return rc;
@@ -300,7 +309,8 @@ static int load_layer(struct loader *in, uint32_t l)
         if ((rc = begin_unit(in, UNIT_DENSE, GEMMA_PLE_LAYER, l, 0)) ||
             (rc = take_layer(in, l, "inp_gate.weight", REQUIRED, matrix(h->hidden, h->ple_width),
                              &layer->ple_gate)) ||
-            (rc = take_layer(in, l, "proj.weight", REQUIRED, matrix(h->ple_width, h->hidden), &layer->ple_proj)))
+            (rc = take_layer(in, l, "proj.weight", REQUIRED, matrix(h->ple_width, h->hidden),
+                             &layer->ple_proj)))
             return rc;
     }
     return 0;
@@ -328,10 +338,12 @@ static int read_vocab(struct loader *in)
 {
     const struct gguf_tensor *table = gguf_tensor_find(in->gguf, "token_embd.weight");
     if (!table)
-        return lode_fail(in->error, LODE_ERR_FORMAT, "tensor token_embd.weight is missing: the file holds no model "
-                                                     "(perhaps only a vocabulary)");
+        return lode_fail(in->error, LODE_ERR_FORMAT,
+                         "tensor token_embd.weight is missing: the file holds no model "
+                         "(perhaps only a vocabulary)");
     if (table->ne[1] == 0 || table->ne[1] > 1u << 24)
-        return lode_fail(in->error, LODE_ERR_FORMAT, "tensor token_embd.weight has %" PRIu64 " rows", table->ne[1]);
+        return lode_fail(in->error, LODE_ERR_FORMAT, "tensor token_embd.weight has %" PRIu64 " rows",
+                         table->ne[1]);
     in->model->hparams.vocab = (uint32_t)table->ne[1];
     return 0;
 }

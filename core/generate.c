@@ -9,11 +9,8 @@
 
 struct lode_sampling lode_sampling_default(void)
 {
-    return (struct lode_sampling){.temperature = 1.0f,
-                                  .top_k = 64,
-                                  .top_p = 0.95f,
-                                  .min_p = 0.0f,
-                                  .repetition_penalty = 1.0f};
+    return (struct lode_sampling){
+        .temperature = 1.0f, .top_k = 64, .top_p = 0.95f, .min_p = 0.0f, .repetition_penalty = 1.0f};
 }
 
 struct lode_generate_options lode_generate_options_default(void)
@@ -34,7 +31,8 @@ struct output {
 
 static bool tell(const struct output *out, int32_t id, size_t len)
 {
-    return !out->options->on_token || out->options->on_token(out->options->user, id, out->part, out->text, len);
+    return !out->options->on_token ||
+           out->options->on_token(out->options->user, id, out->part, out->text, len);
 }
 
 // A special token ends what came before it: half a character is given as it is, under the old part.
@@ -122,8 +120,8 @@ static void count_token(struct lode_session *session, uint64_t *last_ns, bool fi
 }
 
 // The loop allocates nothing.
-static int generate(struct lode_session *session, struct sampler *sampler, struct output *out, uint32_t max_tokens,
-                    enum lode_stop *out_stop, struct lode_error *error)
+static int generate(struct lode_session *session, struct sampler *sampler, struct output *out,
+                    uint32_t max_tokens, enum lode_stop *out_stop, struct lode_error *error)
 {
     uint64_t last_ns = clock_now_ns();
     for (uint32_t n = 0; n < max_tokens; n++) {
@@ -162,7 +160,8 @@ int lode_session_generate(struct lode_session *session, const struct lode_genera
         return lode_fail(error, LODE_ERR_ARGUMENT, "nothing to generate from: feed the session tokens first");
     const uint32_t room = session->context - lode_session_position(session);
     // One more token than there is room for can be sampled; it is told, but has no place in the timeline.
-    const uint32_t limit = options->max_tokens && options->max_tokens < room + 1 ? options->max_tokens : room + 1;
+    const uint32_t limit =
+        options->max_tokens && options->max_tokens < room + 1 ? options->max_tokens : room + 1;
     struct output out = {.tokenizer = session->engine->tokenizer->tokenizer, .options = options};
     chat_stream_begin(&out.chat, options->starts_thinking);
     out.capacity = tokenizer_stream_capacity(out.tokenizer) + CHAT_STREAM_HELD_BYTES;

@@ -1,12 +1,12 @@
-// A ring has window + batch - 1 slots: when a step of `batch` tokens has been written, its first token still finds
-// the window - 1 tokens before it.
+// A ring has window + batch - 1 slots: when a step of `batch` tokens has been written, its first token still
+// finds the window - 1 tokens before it.
 #include "core/kv_cache.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t layer_capacity(const struct gemma_model *model, const struct gemma_layer *layer, uint32_t context,
-                               uint32_t batch)
+static uint32_t layer_capacity(const struct gemma_model *model, const struct gemma_layer *layer,
+                               uint32_t context, uint32_t batch)
 {
     uint64_t ring = (uint64_t)model->hparams.window + batch - 1;
     return layer->global || ring > context ? context : (uint32_t)ring;
@@ -14,7 +14,8 @@ static uint32_t layer_capacity(const struct gemma_model *model, const struct gem
 
 static uint64_t layer_bytes(const struct gemma_layer *layer, uint32_t capacity, enum lode_kv_format format)
 {
-    return (uint64_t)layer->n_kv_heads * capacity * lode_kv_row_bytes(format, layer->head_size); // K or V alone
+    return (uint64_t)layer->n_kv_heads * capacity *
+           lode_kv_row_bytes(format, layer->head_size); // K or V alone
 }
 
 uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,

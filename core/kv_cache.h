@@ -1,5 +1,5 @@
-// The KV cache of one timeline: a ring of the window for local layers, the whole context for global ones, nothing
-// for layers that read another's.
+// The KV cache of one timeline: a ring of the window for local layers, the whole context for global ones,
+// nothing for layers that read another's.
 #ifndef LODE_KV_CACHE_H
 #define LODE_KV_CACHE_H
 
@@ -10,8 +10,8 @@ struct kv_cache {
     struct lode_device *device;
     struct lode_kv *layers; // n_layers; k is NULL where the layer has none of its own
     uint32_t n_layers, batch, window;
-    uint32_t position;      // tokens in the timeline
-    uint32_t high;          // tokens ever written since the timeline was empty: what the rings have wrapped to
+    uint32_t position; // tokens in the timeline
+    uint32_t high;     // tokens ever written since the timeline was empty: what the rings have wrapped to
     uint64_t bytes;
 };
 

@@ -16,8 +16,8 @@ static void keep_wanted(struct pass *pass)
     pass->first_position += dropped;
 }
 
-// K and V of the rows into the layer's cache: k = RoPE(RMS(Wk n) * k_norm), v = RMS(Wv n), per head. Where the layer
-// has no V projection, V is made of the raw K projection.
+// K and V of the rows into the layer's cache: k = RoPE(RMS(Wk n) * k_norm), v = RMS(Wv n), per head. Where
+// the layer has no V projection, V is made of the raw K projection.
 static void store_kv(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, uint32_t l,
                      struct lode_rows k, struct lode_rows v, const float *inverse_frequency)
 {
@@ -82,7 +82,8 @@ static void attend(struct forward *f, struct pass *pass, const struct gemma_laye
     const struct lode_matrix wo = forward_matrix(f, &layer->output);
     struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
     ops->matmul(f->device, &branch, &wo, 1, attended);
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_attention_norm), h->rms_eps, 1.0f);
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_attention_norm), h->rms_eps,
+                      1.0f);
 }
 
 // out = Wdown (gelu(Wgate n) * (Wup n)), n = RMS(x) * ffn_norm
@@ -100,11 +101,11 @@ static void dense_ffn(struct forward *f, const struct pass *pass, const struct g
     ops->matmul(f->device, &out, &down, 1, gated);
 }
 
-// x = (x + RMS(ffn) * post_ffw_norm) * scale, where ffn is the dense branch alone, or the sum of it and the experts'
-// branch, each with a norm of its own. The experts are chosen first, so that those that are missing can be read
-// while the dense branch is computed.
-static int feed_forward(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, float scale,
-                        struct lode_error *error)
+// x = (x + RMS(ffn) * post_ffw_norm) * scale, where ffn is the dense branch alone, or the sum of it and the
+// experts' branch, each with a norm of its own. The experts are chosen first, so that those that are missing
+// can be read while the dense branch is computed.
+static int feed_forward(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                        float scale, struct lode_error *error)
 {
     const struct lode_device_ops *ops = f->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
@@ -120,11 +121,13 @@ static int feed_forward(struct forward *f, const struct pass *pass, const struct
         int rc = experts_run(f, pass, layer, sum, error);
         if (rc)
             return rc;
-        ops->rms_norm(f->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps, 1.0f);
+        ops->rms_norm(f->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps,
+                      1.0f);
         ops->rms_norm(f->device, sum, sum, forward_vector(f, &layer->post_ffw_norm_2), h->rms_eps, 1.0f);
         ops->add(f->device, branch, branch, sum, 1.0f);
     }
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_ffw_norm), h->rms_eps, scale);
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
+                      scale);
     return 0;
 }
 
@@ -134,14 +137,17 @@ static void add_ple(struct forward *f, const struct pass *pass, const struct gem
 {
     const struct lode_device_ops *ops = f->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    const struct lode_matrix gate = forward_matrix(f, &layer->ple_gate), proj = forward_matrix(f, &layer->ple_proj);
+    const struct lode_matrix gate = forward_matrix(f, &layer->ple_gate),
+                             proj = forward_matrix(f, &layer->ple_proj);
     struct lode_rows gated = forward_rows(f, BUFFER_FFN, pass->x.n, h->ple_width);
-    struct lode_rows input = {pass->ple.data + (size_t)l * h->ple_width, pass->x.n, h->ple_width, pass->ple.stride};
+    struct lode_rows input = {pass->ple.data + (size_t)l * h->ple_width, pass->x.n, h->ple_width,
+                              pass->ple.stride};
     struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
     ops->matmul(f->device, &gated, &gate, 1, pass->x);
     ops->geglu(f->device, gated, gated, input);
     ops->matmul(f->device, &branch, &proj, 1, gated);
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->ple_post_norm), h->rms_eps, scale);
+    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->ple_post_norm), h->rms_eps,
+                      scale);
 }
 
 int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error)

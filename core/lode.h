@@ -5,9 +5,10 @@
 //   engine     a loaded model: weights, device, threads
 //   session    one timeline of tokens with its KV cache; an engine may have several, whose calls take turns
 //
-// Functions that can fail return 0 or a negative enum lode_code and fill *error (which may be NULL). Nothing here
-// prints, exits, reads the environment or keeps global state; an engine can be opened twice in a process.
-// Objects are released by the function that stands beside the one that made them; releasing NULL does nothing.
+// Functions that can fail return 0 or a negative enum lode_code and fill *error (which may be NULL). Nothing
+// here prints, exits, reads the environment or keeps global state; an engine can be opened twice in a
+// process. Objects are released by the function that stands beside the one that made them; releasing NULL
+// does nothing.
 #ifndef LODE_H
 #define LODE_H
 
@@ -26,7 +27,8 @@ const char *lode_version(void);
 // Reports progress of something long; returning false cancels it with LODE_ERR_CANCELLED.
 typedef bool (*lode_progress_fn)(void *user, const char *what, uint64_t done, uint64_t total);
 
-// ---- file ----------------------------------------------------------------------------------------------------
+// ---- file
+// ----------------------------------------------------------------------------------------------------
 
 struct lode_file;
 
@@ -35,18 +37,20 @@ void lode_file_close(struct lode_file *file);
 
 // A layer is local (sliding window) or global; the two kinds have their own head size and number of KV heads.
 struct lode_shape {
-    char name[64];        // general.name of the file, or the shape's own
-    char size[16];        // "E2B", "E4B", "12B", "26B-A4B", "31B", or "custom"
+    char name[64]; // general.name of the file, or the shape's own
+    char size[16]; // "E2B", "E4B", "12B", "26B-A4B", "31B", or "custom"
     uint32_t n_layers, n_global_layers, n_shared_kv_layers;
     uint32_t hidden, vocab, context_limit, window;
     uint32_t n_heads, n_kv_heads_local, n_kv_heads_global, head_size_local, head_size_global;
     uint32_t ffn_width_min, ffn_width_max; // dense FFN; wider in the layers that share KV of some models
     uint32_t n_experts, n_experts_used, expert_width; // 0 without experts
-    uint32_t ple_width;   // per-layer embedding, values per layer; 0 without
+    uint32_t ple_width;                               // per-layer embedding, values per layer; 0 without
     float rope_base_local, rope_base_global, final_softcap;
-    uint64_t parameters, parameters_per_token; // in the text model; those a decoded token reads (tied head once)
+    uint64_t parameters,
+        parameters_per_token; // in the text model; those a decoded token reads (tied head once)
     uint64_t weight_bytes;
-    uint64_t kv_fixed_bytes, kv_bytes_per_token; // F16 cache: the local rings, and what grows with the context
+    uint64_t kv_fixed_bytes,
+        kv_bytes_per_token; // F16 cache: the local rings, and what grows with the context
 };
 
 // A group of placement units of one kind and one mix of types, as `lode info` shows them.
@@ -71,7 +75,8 @@ void lode_file_group(const struct lode_file *file, size_t index, struct lode_gro
 size_t lode_file_tensor_count(const struct lode_file *file);
 void lode_file_tensor(const struct lode_file *file, size_t index, struct lode_tensor_info *out);
 
-// ---- tokenizer -----------------------------------------------------------------------------------------------
+// ---- tokenizer
+// -----------------------------------------------------------------------------------------------
 
 struct lode_tokenizer;
 
@@ -88,14 +93,16 @@ int lode_encode(const struct lode_tokenizer *tokenizer, const char *text, size_t
                 int32_t **out_ids, size_t *out_count, struct lode_error *error);
 
 // The bytes of one token (a part of a character is possible), valid as long as the tokenizer.
-const char *lode_piece(const struct lode_tokenizer *tokenizer, int32_t id, bool show_special, size_t *out_len);
+const char *lode_piece(const struct lode_tokenizer *tokenizer, int32_t id, bool show_special,
+                       size_t *out_len);
 uint32_t lode_vocab_size(const struct lode_tokenizer *tokenizer);
 
-// ---- chat ----------------------------------------------------------------------------------------------------
+// ---- chat
+// ----------------------------------------------------------------------------------------------------
 
 struct lode_chat_options {
-    bool thinking;              // ask for the thinking channel
-    bool empty_thought;         // large models (26B, 31B): an empty thought closes the prompt when thinking is off
+    bool thinking;      // ask for the thinking channel
+    bool empty_thought; // large models (26B, 31B): an empty thought closes the prompt when thinking is off
     bool preserve_thinking;     // keep the reasoning of earlier messages that carry tool calls
     bool add_generation_prompt; // open the model's turn
 };
@@ -104,8 +111,8 @@ struct lode_chat_options {
 int lode_chat_render(char **out_text, const char *conversation_json, const struct lode_chat_options *options,
                      struct lode_error *error);
 
-// The same, straight to ids: special tokens typed inside a message stay plain text. *out_starts_thinking tells that
-// the reply begins inside the thinking channel.
+// The same, straight to ids: special tokens typed inside a message stay plain text. *out_starts_thinking
+// tells that the reply begins inside the thinking channel.
 int lode_chat_encode(const struct lode_tokenizer *tokenizer, const char *conversation_json,
                      const struct lode_chat_options *options, int32_t **out_ids, size_t *out_count,
                      bool *out_starts_thinking, struct lode_error *error);
@@ -114,13 +121,14 @@ int lode_chat_encode(const struct lode_tokenizer *tokenizer, const char *convers
 int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_thinking,
                     struct lode_error *error);
 
-// ---- engine --------------------------------------------------------------------------------------------------
+// ---- engine
+// --------------------------------------------------------------------------------------------------
 
 struct lode_engine;
 
 struct lode_engine_options {
-    uint32_t threads;  // 0: one for each physical core that the process may use
-    const char *isa;   // NULL: the best this CPU has; else "portable", "avx2", "avx512": acts or fails
+    uint32_t threads; // 0: one for each physical core that the process may use
+    const char *isa;  // NULL: the best this CPU has; else "portable", "avx2", "avx512": acts or fails
     lode_progress_fn on_progress;
     void *user;
 };
@@ -138,7 +146,8 @@ uint32_t lode_engine_threads(const struct lode_engine *engine);
 const char *lode_engine_isa(const struct lode_engine *engine);
 double lode_engine_load_seconds(const struct lode_engine *engine);
 
-// ---- session -------------------------------------------------------------------------------------------------
+// ---- session
+// -------------------------------------------------------------------------------------------------
 
 struct lode_session;
 
@@ -160,8 +169,8 @@ uint64_t lode_session_kv_bytes(const struct lode_session *session);
 
 // Appends tokens; afterwards lode_session_logits() are those of the last one. `on_progress` may be NULL. A
 // cancelled or failed call leaves the tokens of its complete steps in the timeline.
-int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count, lode_progress_fn on_progress,
-                      void *user, struct lode_error *error);
+int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count,
+                      lode_progress_fn on_progress, void *user, struct lode_error *error);
 
 // vocab floats after the soft cap, valid until the session changes; NULL while the timeline is empty.
 const float *lode_session_logits(const struct lode_session *session);
@@ -170,8 +179,8 @@ const float *lode_session_logits(const struct lode_session *session);
 int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t count, size_t want,
                       float *out_logits, struct lode_error *error);
 
-// Shortens the timeline to at most `keep` tokens and returns what is left: `keep`, or 0 where the sliding windows
-// before that point are gone. The logits become unavailable until tokens are appended.
+// Shortens the timeline to at most `keep` tokens and returns what is left: `keep`, or 0 where the sliding
+// windows before that point are gone. The logits become unavailable until tokens are appended.
 uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep);
 
 struct lode_logit_bias {
@@ -180,11 +189,11 @@ struct lode_logit_bias {
 };
 
 struct lode_sampling {
-    float temperature; // 0: greedy
-    uint32_t top_k;    // 0: off
-    float top_p;       // 1: off
-    float min_p;       // 0: off
-    float repetition_penalty; // 1: off
+    float temperature;          // 0: greedy
+    uint32_t top_k;             // 0: off
+    float top_p;                // 1: off
+    float min_p;                // 0: off
+    float repetition_penalty;   // 1: off
     uint32_t repetition_window; // tokens looked back; 0: all
     uint64_t seed;
     const struct lode_logit_bias *biases;
@@ -195,18 +204,19 @@ struct lode_sampling lode_sampling_default(void); // the model's: temperature 1,
 
 enum lode_part { LODE_PART_CONTENT = 0, LODE_PART_REASONING = 1, LODE_PART_TOOL_CALL = 2 };
 
-// One generated token (id -1: what was held back of a character that never became complete). `text` holds the characters that became complete with it (maybe none); `part` tells them
-// apart when the generation splits the reply. Returning false stops the generation.
+// One generated token (id -1: what was held back of a character that never became complete). `text` holds the
+// characters that became complete with it (maybe none); `part` tells them apart when the generation splits
+// the reply. Returning false stops the generation.
 typedef bool (*lode_token_fn)(void *user, int32_t id, enum lode_part part, const char *text, size_t len);
 
 enum lode_stop { LODE_STOP_END = 0, LODE_STOP_LENGTH = 1, LODE_STOP_CONTEXT = 2, LODE_STOP_CALLER = 3 };
 
 struct lode_generate_options {
     struct lode_sampling sampling;
-    uint32_t max_tokens;  // 0: until the model ends or the context is full
-    bool ignore_end;      // go on after an end token
-    bool show_special;    // control tokens appear in the text
-    bool split_reply;     // tell reasoning, tool calls and content apart; their markers are left out of the text
+    uint32_t max_tokens; // 0: until the model ends or the context is full
+    bool ignore_end;     // go on after an end token
+    bool show_special;   // control tokens appear in the text
+    bool split_reply; // tell reasoning, tool calls and content apart; their markers are left out of the text
     bool starts_thinking; // the prompt has opened the thinking channel
     lode_token_fn on_token;
     void *user;
@@ -214,8 +224,8 @@ struct lode_generate_options {
 
 struct lode_generate_options lode_generate_options_default(void);
 
-// Generates after the tokens fed so far. The sampled tokens join the timeline, the end token included; a further
-// call goes on where this one stopped.
+// Generates after the tokens fed so far. The sampled tokens join the timeline, the end token included; a
+// further call goes on where this one stopped.
 int lode_session_generate(struct lode_session *session, const struct lode_generate_options *options,
                           enum lode_stop *out_stop, struct lode_error *error);
 
@@ -231,12 +241,13 @@ struct lode_stats {
 
 void lode_session_stats(const struct lode_session *session, struct lode_stats *out);
 
-// ---- synthetic models ----------------------------------------------------------------------------------------
+// ---- synthetic models
+// ----------------------------------------------------------------------------------------
 
 // Model files of real shapes with random weights, for measuring and testing without a download.
 struct lode_synth_options {
-    const char *shape;     // "e2b", "e4b", "12b", "26b-a4b", "31b", or small: "tiny-e2b", "tiny-moe", "tiny-31b"
-    const char *type;      // of the matrices, in any case of letters: "q4_0", "Q4_K", …
+    const char *shape; // "e2b", "e4b", "12b", "26b-a4b", "31b", or small: "tiny-e2b", "tiny-moe", "tiny-31b"
+    const char *type;  // of the matrices, in any case of letters: "q4_0", "Q4_K", …
     const char *head_type; // of embedding and per-layer embedding; NULL: what published files have
     uint64_t seed;
     float skew;       // Zipf exponent of the experts' popularity, 0 (all alike) to 4
@@ -262,9 +273,9 @@ struct lode_synth_size {
 int lode_synth_measure(struct lode_synth_size *out, const struct lode_synth_options *options,
                        struct lode_error *error);
 
-// Writes the file: under a temporary name beside `path` until it is complete, so a failed or cancelled call leaves
-// nothing. A full disk is told before the first byte of weights where the file system can reserve space.
-// `on_progress` may be NULL.
+// Writes the file: under a temporary name beside `path` until it is complete, so a failed or cancelled call
+// leaves nothing. A full disk is told before the first byte of weights where the file system can reserve
+// space. `on_progress` may be NULL.
 int lode_synth_write(const char *path, const struct lode_synth_options *options, lode_progress_fn on_progress,
                      void *user, struct lode_error *error);
 

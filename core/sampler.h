@@ -1,8 +1,9 @@
-// From logits to the next token: greedy, or temperature with top-k, top-p and min-p; repetition penalty; logit bias.
+// From logits to the next token: greedy, or temperature with top-k, top-p and min-p; repetition penalty;
+// logit bias.
 //
-// The order is that of the field's other engines: bias, repetition penalty, then (temperature 0: the largest logit,
-// lowest id on ties) top-k, top-p, min-p, temperature, draw. The generator is our own (xoshiro256**), so that a seed
-// gives the same text everywhere.
+// The order is that of the field's other engines: bias, repetition penalty, then (temperature 0: the largest
+// logit, lowest id on ties) top-k, top-p, min-p, temperature, draw. The generator is our own (xoshiro256**),
+// so that a seed gives the same text everywhere.
 #ifndef LODE_SAMPLER_H
 #define LODE_SAMPLER_H
 
@@ -19,7 +20,8 @@ int sampler_create(struct sampler **out, const struct lode_sampling *options, ui
                    struct lode_error *error);
 void sampler_free(struct sampler *sampler);
 
-// Chooses a token from `logits` (vocab_size floats, left unchanged). Allocates nothing. NaN logits count as -inf.
+// Chooses a token from `logits` (vocab_size floats, left unchanged). Allocates nothing. NaN logits count as
+// -inf.
 int32_t sampler_next(struct sampler *sampler, const float *logits);
 
 // Tells the repetition penalty of a token that entered the timeline: prompt tokens and accepted ones.

@@ -39,16 +39,19 @@ static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_
 {
     const uint32_t limit = engine->model.hparams.context_limit;
     if (asked > limit)
-        return lode_fail(error, LODE_ERR_CONTEXT, "a context of %" PRIu32 " tokens is beyond the model's limit of %" PRIu32,
-                         asked, limit);
+        return lode_fail(error, LODE_ERR_CONTEXT,
+                         "a context of %" PRIu32 " tokens is beyond the model's limit of %" PRIu32, asked,
+                         limit);
     const uint64_t available = engine_available_bytes();
-    const uint32_t longest = available ? longest_context(&engine->model, limit, batch, format, available) : limit;
+    const uint32_t longest =
+        available ? longest_context(&engine->model, limit, batch, format, available) : limit;
     *out = asked ? asked : longest;
     if (*out && *out <= longest)
         return 0;
     const uint32_t wanted = asked ? asked : 1;
     return lode_fail(error, LODE_ERR_MEMORY,
-                     "a context of %" PRIu32 " tokens takes %.2f GiB (KV cache and scratch for steps of %" PRIu32
+                     "a context of %" PRIu32
+                     " tokens takes %.2f GiB (KV cache and scratch for steps of %" PRIu32
                      "), but %.2f GiB are available; at most %" PRIu32
                      " tokens fit. A smaller context, a smaller batch or a Q8_0 cache take less",
                      wanted, (double)needed_bytes(&engine->model, wanted, batch, format) / GIB, batch,
@@ -84,7 +87,8 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
         return rc;
     uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context = 0;
     if (batch > MAX_BATCH)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch, MAX_BATCH);
+        return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch,
+                         MAX_BATCH);
     if (options->context && batch > options->context)
         batch = options->context;
     if (batch > engine->model.hparams.context_limit)
@@ -101,7 +105,8 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     session->logits = malloc((size_t)engine->shape.vocab * sizeof *session->logits);
     session->timeline = malloc((size_t)context * sizeof *session->timeline);
     if (!session->logits || !session->timeline)
-        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the logits of %" PRIu32 " tokens", engine->shape.vocab);
+        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the logits of %" PRIu32 " tokens",
+                       engine->shape.vocab);
     if (!rc)
         rc = forward_open(&session->forward, &engine->weights, context, session->batch, format, error);
     if (rc) {
@@ -149,18 +154,19 @@ static int check_tokens(const struct lode_session *session, const int32_t *ids, 
     const uint32_t position = lode_session_position(session), vocab = session->engine->shape.vocab;
     if (count > session->context - position)
         return lode_fail(error, LODE_ERR_CONTEXT,
-                         "%zu tokens do not fit after the %" PRIu32 " that are there: the context holds %" PRIu32
-                         " (the model's limit is %" PRIu32 ")",
+                         "%zu tokens do not fit after the %" PRIu32
+                         " that are there: the context holds %" PRIu32 " (the model's limit is %" PRIu32 ")",
                          count, position, session->context, session->engine->shape.context_limit);
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
-            return lode_fail(error, LODE_ERR_ARGUMENT, "token %zu is %" PRId32 ", outside the vocabulary of %" PRIu32,
-                             i, ids[i], vocab);
+            return lode_fail(error, LODE_ERR_ARGUMENT,
+                             "token %zu is %" PRId32 ", outside the vocabulary of %" PRIu32, i, ids[i],
+                             vocab);
     return 0;
 }
 
-int session_step(struct lode_session *session, const int32_t *ids, size_t count, size_t want, float *out_logits,
-                 struct lode_error *error)
+int session_step(struct lode_session *session, const int32_t *ids, size_t count, size_t want,
+                 float *out_logits, struct lode_error *error)
 {
     const uint32_t position = forward_position(session->forward);
     session->has_logits = false;
@@ -185,8 +191,8 @@ int session_flush_pending(struct lode_session *session, size_t want, struct lode
     return rc;
 }
 
-int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count, lode_progress_fn on_progress,
-                      void *user, struct lode_error *error)
+int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t count,
+                      lode_progress_fn on_progress, void *user, struct lode_error *error)
 {
     int rc = check_tokens(session, ids, count, error);
     const uint64_t start_ns = clock_now_ns();
@@ -215,8 +221,9 @@ int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t c
                       float *out_logits, struct lode_error *error)
 {
     if (count == 0 || count > session->batch || want > count)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "%zu tokens with logits of %zu: the batch holds 1 to %" PRIu32,
-                         count, want, session->batch);
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "%zu tokens with logits of %zu: the batch holds 1 to %" PRIu32, count, want,
+                         session->batch);
     int rc = check_tokens(session, ids, count, error);
     if (rc)
         return rc;

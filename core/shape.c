@@ -11,7 +11,8 @@ static const char *size_name(const struct gemma_hparams *h)
     static const struct {
         uint32_t n_layers, hidden;
         const char *name;
-    } published[] = {{35, 1536, "E2B"}, {42, 2560, "E4B"}, {48, 3840, "12B"}, {30, 2816, "26B-A4B"}, {60, 5376, "31B"}};
+    } published[] = {
+        {35, 1536, "E2B"}, {42, 2560, "E4B"}, {48, 3840, "12B"}, {30, 2816, "26B-A4B"}, {60, 5376, "31B"}};
     for (size_t i = 0; i < sizeof published / sizeof *published; i++)
         if (published[i].n_layers == h->n_layers && published[i].hidden == h->hidden)
             return published[i].name;
@@ -36,8 +37,8 @@ static uint64_t elements(const struct gguf_tensor *tensor)
     return tensor->ne[0] * tensor->ne[1] * tensor->ne[2] * tensor->ne[3];
 }
 
-// A token reads everything but the rows of tables it does not use and the experts that were not chosen; the embedding
-// counts once, as the head, when it is tied.
+// A token reads everything but the rows of tables it does not use and the experts that were not chosen; the
+// embedding counts once, as the head, when it is tied.
 static void count_parameters(struct lode_shape *out, const struct gemma_model *model, const struct gguf *gguf)
 {
     const struct gemma_hparams *h = &model->hparams;

@@ -1,8 +1,8 @@
 // Asynchronous reads of byte ranges from a set of files.
 //
-// The caller submits requests and reaps completions; it needs no alignment. Every completion carries a status: a
-// failed or short read is retried once and then reported with the file, the offset and the reason. A buffer whose
-// completion is not a success must not be used. One thread submits and reaps.
+// The caller submits requests and reaps completions; it needs no alignment. Every completion carries a
+// status: a failed or short read is retried once and then reported with the file, the offset and the reason.
+// A buffer whose completion is not a success must not be used. One thread submits and reaps.
 #ifndef LODE_IO_H
 #define LODE_IO_H
 
@@ -47,15 +47,17 @@ void io_close(struct io *io);
 // When it was opened; 0 for an index that has no file.
 uint64_t io_file_size_bytes(const struct io *io, uint32_t file);
 
-// Queues a request; the buffer belongs to the room until its completion is reaped. Requests are cut into pieces as
-// the engine likes and complete as one. Fails only for a request outside its file or without memory.
+// Queues a request; the buffer belongs to the room until its completion is reaped. Requests are cut into
+// pieces as the engine likes and complete as one. Fails only for a request outside its file or without
+// memory.
 int io_submit(struct io *io, const struct io_request *request, struct lode_error *error);
 
-// Drops the requests with this tag that have not started; they complete as IO_CANCELLED. Others run to their end.
+// Drops the requests with this tag that have not started; they complete as IO_CANCELLED. Others run to their
+// end.
 void io_cancel(struct io *io, uint64_t tag);
 
-// Waits until at least `min` completions are there or the time is over (timeout_ns < 0: for ever; 0: poll), then
-// takes at most `max`. Returns how many; fewer than `min` when the time is over or nothing is pending.
+// Waits until at least `min` completions are there or the time is over (timeout_ns < 0: for ever; 0: poll),
+// then takes at most `max`. Returns how many; fewer than `min` when the time is over or nothing is pending.
 uint32_t io_reap(struct io *io, struct io_completion *out, uint32_t max, uint32_t min, int64_t timeout_ns);
 
 // Requests that were submitted and not reaped.

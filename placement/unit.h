@@ -1,6 +1,8 @@
-// Units: the smallest sets of weights that are placed and moved as one, with the extents of the files they lie in.
+// Units: the smallest sets of weights that are placed and moved as one, with the extents of the files they
+// lie in.
 //
-// Placement sees sizes and classes, not what the weights mean: `kind`, `layer` and `index` are the maker's labels.
+// Placement sees sizes and classes, not what the weights mean: `kind`, `layer` and `index` are the maker's
+// labels.
 #ifndef LODE_UNIT_H
 #define LODE_UNIT_H
 
@@ -24,11 +26,11 @@ enum unit_class {
 
 struct unit {
     enum unit_class class;
-    uint32_t kind;  // the maker's label
-    uint32_t layer; // or UNIT_NO_LAYER
-    uint32_t index; // of the expert in its layer; else 0
+    uint32_t kind;                // the maker's label
+    uint32_t layer;               // or UNIT_NO_LAYER
+    uint32_t index;               // of the expert in its layer; else 0
     uint32_t first_part, n_parts; // in the table's parts
-    uint64_t bytes; // of all parts
+    uint64_t bytes;               // of all parts
 };
 
 // What to call a unit in the text of an error, from the maker's labels; written to `buffer` or a constant.
@@ -44,8 +46,8 @@ struct unit_table {
 };
 
 // Grows the table; parts are appended to the unit that was added last.
-int unit_table_add(struct unit_table *table, enum unit_class class, uint32_t kind, uint32_t layer, uint32_t index,
-                   struct lode_error *error);
+int unit_table_add(struct unit_table *table, enum unit_class class, uint32_t kind, uint32_t layer,
+                   uint32_t index, struct lode_error *error);
 int unit_table_add_part(struct unit_table *table, struct extent extent, struct lode_error *error);
 void unit_table_free(struct unit_table *table);
 

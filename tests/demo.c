@@ -6,7 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char demo_story[] = "Once upon a time there was a king who had three sons, and the youngest of them was";
+const char demo_story[] =
+    "Once upon a time there was a king who had three sons, and the youngest of them was";
 
 struct lode_engine *demo_engine(uint32_t threads)
 {
@@ -33,7 +34,8 @@ size_t demo_encode(const struct lode_engine *engine, const char *text, int32_t *
 {
     size_t count;
     struct lode_error error = {0};
-    int rc = lode_encode(lode_engine_tokenizer(engine), text, strlen(text), LODE_ENCODE_BOS, ids, &count, &error);
+    int rc =
+        lode_encode(lode_engine_tokenizer(engine), text, strlen(text), LODE_ENCODE_BOS, ids, &count, &error);
     cr_assert_eq(rc, 0, "%s", error.text);
     return count;
 }

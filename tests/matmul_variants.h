@@ -1,5 +1,5 @@
-// The CPU's matmul kernels as tests go through them: every instruction set that this processor has, and AVX-512 through
-// SIMDe where the program was linked with it.
+// The CPU's matmul kernels as tests go through them: every instruction set that this processor has, and
+// AVX-512 through SIMDe where the program was linked with it.
 #ifndef LODE_TEST_MATMUL_VARIANTS_H
 #define LODE_TEST_MATMUL_VARIANTS_H
 
@@ -26,9 +26,9 @@ static inline unsigned list_matmul_variants(struct matmul_variant *out)
     return n;
 }
 
-#define FOR_MATMUL_VARIANTS(variant)                                                                               \
-    struct matmul_variant variants_[CPU_ISA_END + 1];                                                              \
-    unsigned n_variants_ = list_matmul_variants(variants_);                                                        \
+#define FOR_MATMUL_VARIANTS(variant)                                                                         \
+    struct matmul_variant variants_[CPU_ISA_END + 1];                                                        \
+    unsigned n_variants_ = list_matmul_variants(variants_);                                                  \
     for (const struct matmul_variant *variant = variants_; variant < variants_ + n_variants_; variant++)
 
 #endif

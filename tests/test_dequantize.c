@@ -1,5 +1,5 @@
-// Decoding of weights to floats, against formulas written a second time and against vectors made by another program
-// (the gguf package for Python), and the rounding of activations to int8.
+// Decoding of weights to floats, against formulas written a second time and against vectors made by another
+// program (the gguf package for Python), and the rounding of activations to int8.
 #include "backends/cpu/dequantize.h"
 #include "backends/cpu/quantize.h"
 #include "tests/test_data.h"
@@ -14,7 +14,8 @@ static void check_decoded(float got, struct test_weight want, enum lode_type typ
 {
     double value = want.product + want.addend;
     double allowed = 1.5e-7 * (fabs(want.product) + fabs(want.addend));
-    cr_assert(fabs(got - value) <= allowed, "%s element %u: got %.9g, want %.9g", lode_type_name(type), i, got, value);
+    cr_assert(fabs(got - value) <= allowed, "%s element %u: got %.9g, want %.9g", lode_type_name(type), i,
+              got, value);
 }
 
 Test(dequantize, decodes_random_blocks_of_every_type_as_the_formulas_say)

@@ -1,7 +1,7 @@
 // Whole models against logits that a double-precision reference computed from the same files.
 //
-// The yardstick for a quantised file is the distance of another engine's 8-bit activations from the same reference:
-// ours may be a quarter larger, no more.
+// The yardstick for a quantised file is the distance of another engine's 8-bit activations from the same
+// reference: ours may be a quarter larger, no more.
 #include "tests/golden.h"
 #include "tests/test_data.h"
 
@@ -17,14 +17,14 @@ static const struct {
     const char *name;
     double llama_cpp_kl;
 } quantised_models[] = {
-    {"k-31b-BF16", 5.367e-05},     {"k-31b-F16", 1.050e-06},      {"k-31b-IQ4_NL", 7.900e-04},
-    {"k-31b-IQ4_XS", 1.452e-03},   {"k-31b-Q2_K", 1.066e-03},     {"k-31b-Q3_K_S", 1.203e-03},
-    {"k-31b-Q4_0", 5.813e-04},     {"k-31b-Q4_1", 6.355e-04},     {"k-31b-Q4_K_S", 1.231e-03},
-    {"k-31b-Q5_0", 6.986e-04},     {"k-31b-Q5_1", 6.406e-04},     {"k-31b-Q5_K_S", 1.204e-03},
-    {"k-31b-Q6_K", 1.171e-03},     {"k-31b-Q8_0", 7.138e-04},     {"k-moe-IQ4_NL", 1.412e-03},
-    {"k-moe-Q4_K_S", 1.389e-03},   {"k-moe-Q6_K", 1.884e-03},     {"m-26b-a4b-q4_0", 3.543e-02},
-    {"m-26b-a4b-q8_0", 4.594e-02}, {"m-31b-q4_0", 3.547e-03},     {"m-31b-q8_0", 3.858e-03},
-    {"m-e2b-q4_0", 4.848e-03},     {"m-e2b-q8_0", 4.873e-03},     {"m-e4b-q4_0", 6.038e-03},
+    {"k-31b-BF16", 5.367e-05},     {"k-31b-F16", 1.050e-06},  {"k-31b-IQ4_NL", 7.900e-04},
+    {"k-31b-IQ4_XS", 1.452e-03},   {"k-31b-Q2_K", 1.066e-03}, {"k-31b-Q3_K_S", 1.203e-03},
+    {"k-31b-Q4_0", 5.813e-04},     {"k-31b-Q4_1", 6.355e-04}, {"k-31b-Q4_K_S", 1.231e-03},
+    {"k-31b-Q5_0", 6.986e-04},     {"k-31b-Q5_1", 6.406e-04}, {"k-31b-Q5_K_S", 1.204e-03},
+    {"k-31b-Q6_K", 1.171e-03},     {"k-31b-Q8_0", 7.138e-04}, {"k-moe-IQ4_NL", 1.412e-03},
+    {"k-moe-Q4_K_S", 1.389e-03},   {"k-moe-Q6_K", 1.884e-03}, {"m-26b-a4b-q4_0", 3.543e-02},
+    {"m-26b-a4b-q8_0", 4.594e-02}, {"m-31b-q4_0", 3.547e-03}, {"m-31b-q8_0", 3.858e-03},
+    {"m-e2b-q4_0", 4.848e-03},     {"m-e2b-q8_0", 4.873e-03}, {"m-e4b-q4_0", 6.038e-03},
     {"m-e4b-q8_0", 7.351e-03},
 };
 
@@ -174,7 +174,8 @@ Test(golden, batch_sizes_agree)
         }
         for (int b = 1; b < 3; b++) {
             struct distance d = golden_distance(logits[0], logits[b], golden.count, vocab);
-            fprintf(stderr, "  %-16s batch %u against 48: max %.6f\n", f32_models[m], batches[b], d.max_difference);
+            fprintf(stderr, "  %-16s batch %u against 48: max %.6f\n", f32_models[m], batches[b],
+                    d.max_difference);
             cr_expect_leq(d.max_difference, 2e-3, "%s, batch %u", f32_models[m], batches[b]);
         }
         for (int b = 0; b < 3; b++)
@@ -188,14 +189,16 @@ Test(golden, batch_sizes_agree)
 
 Test(golden, threads_agree_bit_for_bit)
 {
-    static const char *const names[] = {"m-e2b-q4_0", "m-26b-a4b-q8_0", "m-31b-q4_0", "k-moe-Q4_K_S", "m-26b-a4b-f32"};
+    static const char *const names[] = {"m-e2b-q4_0", "m-26b-a4b-q8_0", "m-31b-q4_0", "k-moe-Q4_K_S",
+                                        "m-26b-a4b-f32"};
     for (size_t m = 0; m < sizeof names / sizeof *names; m++) {
         struct golden golden;
         char exact[512];
         if (!find_golden(&golden, names[m], exact, sizeof exact))
             continue;
         for (uint32_t batch = 1; batch <= 48; batch += 47) {
-            const struct golden_run one = {.threads = 1, .batch = batch}, two = {.threads = 2, .batch = batch};
+            const struct golden_run one = {.threads = 1, .batch = batch},
+                                    two = {.threads = 2, .batch = batch};
             size_t vocab;
             float *a = golden_logits(golden.model, golden.ids, golden.count, &one, &vocab);
             float *b = golden_logits(golden.model, golden.ids, golden.count, &two, &vocab);

@@ -1,7 +1,7 @@
 // The matmul kernels of every instruction set and tensor type against sums in double precision.
 //
-// Two references: the product with the activations as the kernel rounded them, from which only the float additions may
-// differ; and with the activations as they were, which bounds what the rounding costs.
+// Two references: the product with the activations as the kernel rounded them, from which only the float
+// additions may differ; and with the activations as they were, which bounds what the rounding costs.
 #include "tests/matmul_variants.h"
 #include "tests/weights.h"
 
@@ -14,8 +14,8 @@ static bool is_quantised(enum lode_type type)
     return lode_type_find(type)->block_elems > 1;
 }
 
-// One product and everything around it. Rows of activations and of results have gaps; those of the results must keep
-// their value.
+// One product and everything around it. Rows of activations and of results have gaps; those of the results
+// must keep their value.
 struct fixture {
     struct test_matrix weights;
     uint32_t tokens, n_blocks;
@@ -30,7 +30,8 @@ struct fixture {
 static struct fixture make_fixture(struct test_random *random, const struct cpu_matmul_kernels *kernels,
                                    enum lode_type type, uint32_t rows, uint32_t cols, uint32_t tokens)
 {
-    struct fixture f = {.tokens = tokens, .n_blocks = cols / 32, .x_stride = cols + 3, .out_stride = rows + 5};
+    struct fixture f = {
+        .tokens = tokens, .n_blocks = cols / 32, .x_stride = cols + 3, .out_stride = rows + 5};
     f.weights = test_matrix_make(random, type, rows, cols, random->state % 3 * 7);
     f.x = malloc((tokens * f.x_stride + 1) * sizeof(float));
     for (size_t i = 0; i < tokens * f.x_stride; i++)
@@ -105,11 +106,11 @@ static void check_value(const struct fixture *f, float got, uint32_t row, uint32
     const struct lode_matrix *w = &f->weights.matrix;
     double tight = 1e-6 * want.magnitude;
     cr_assert(fabs(got - want.rounded_x) <= tight,
-              "%s %s %ux%u, %u rows of x: [%u][%u] is %.9g, want %.9g, off by %.2g of the magnitudes' sum", name,
-              lode_type_name(w->type), w->rows, w->cols, f->tokens, token, row, got, want.rounded_x,
+              "%s %s %ux%u, %u rows of x: [%u][%u] is %.9g, want %.9g, off by %.2g of the magnitudes' sum",
+              name, lode_type_name(w->type), w->rows, w->cols, f->tokens, token, row, got, want.rounded_x,
               fabs(got - want.rounded_x) / want.magnitude);
-    cr_assert(fabs(got - want.exact_x) <= tight + want.rounding, "%s %s: rounding of x costs %g, allowed %g", name,
-              lode_type_name(w->type), fabs(got - want.exact_x), want.rounding);
+    cr_assert(fabs(got - want.exact_x) <= tight + want.rounding, "%s %s: rounding of x costs %g, allowed %g",
+              name, lode_type_name(w->type), fabs(got - want.exact_x), want.rounding);
 }
 
 // All values of small results, a random choice of large ones; and the gaps.
@@ -130,8 +131,8 @@ static void check_results(const struct fixture *f, struct test_random *random, c
     }
 }
 
-static void check_shape(const struct matmul_variant *variant, enum lode_type type, uint32_t rows, uint32_t cols,
-                        uint32_t tokens)
+static void check_shape(const struct matmul_variant *variant, enum lode_type type, uint32_t rows,
+                        uint32_t cols, uint32_t tokens)
 {
     struct test_random random = {rows * 1000003u + cols * 1009u + tokens};
     struct fixture f = make_fixture(&random, variant->kernels, type, rows, cols, tokens);
@@ -280,9 +281,10 @@ Test(matmul, all_instruction_sets_quantise_activations_to_the_same_bits)
     }
 }
 
-// Every byte of the codes the same and every activation of the same size: what saturates first, if anything does.
-static void check_extremes(const struct matmul_variant *variant, enum lode_type type, uint8_t fill, int sign_pattern,
-                           uint32_t tokens)
+// Every byte of the codes the same and every activation of the same size: what saturates first, if anything
+// does.
+static void check_extremes(const struct matmul_variant *variant, enum lode_type type, uint8_t fill,
+                           int sign_pattern, uint32_t tokens)
 {
     struct test_random random = {fill};
     struct fixture f = make_fixture(&random, variant->kernels, type, 16, 512, tokens);
@@ -317,8 +319,8 @@ Test(matmul, the_largest_codes_and_activations_do_not_saturate)
 }
 
 // Scales at the ends of half precision; MXFP4 down to its denormals.
-static void check_scales(const struct matmul_variant *variant, enum lode_type type, uint16_t half, uint8_t exponent,
-                         float x_size)
+static void check_scales(const struct matmul_variant *variant, enum lode_type type, uint16_t half,
+                         uint8_t exponent, float x_size)
 {
     for (uint32_t tokens = 1; tokens <= 4; tokens += 3) {
         struct test_random random = {half};
@@ -326,8 +328,8 @@ static void check_scales(const struct matmul_variant *variant, enum lode_type ty
         const struct lode_type_traits *traits = lode_type_find(type);
         for (uint32_t r = 0; r < 9; r++)
             for (uint32_t b = 0; b < 256 / traits->block_elems; b++)
-                test_set_scales(type, test_matrix_row(&f.weights.matrix, r) + (size_t)b * traits->block_bytes, half,
-                                exponent);
+                test_set_scales(type, test_matrix_row(&f.weights.matrix, r) + (size_t)b * traits->block_bytes,
+                                half, exponent);
         for (uint32_t i = 0; i < tokens; i++) {
             for (uint32_t c = 0; c < 256; c++)
                 f.x[i * f.x_stride + c] *= x_size;
@@ -366,7 +368,8 @@ Test(matmul, zeros_on_either_side_give_exact_zeros)
                 const struct lode_type_traits *traits = lode_type_find(type);
                 for (uint32_t r = 0; r < 11 && !zero_x; r++)
                     for (uint32_t b = 0; b < 256 / traits->block_elems; b++) {
-                        uint8_t *block = test_matrix_row(&f.weights.matrix, r) + (size_t)b * traits->block_bytes;
+                        uint8_t *block =
+                            test_matrix_row(&f.weights.matrix, r) + (size_t)b * traits->block_bytes;
                         if (type == LODE_MXFP4 || traits->block_elems == 1)
                             memset(block, 0, traits->block_bytes);
                         else
@@ -374,13 +377,15 @@ Test(matmul, zeros_on_either_side_give_exact_zeros)
                     }
                 for (uint32_t i = 0; i < tokens && zero_x; i++) {
                     memset(f.x + i * f.x_stride, 0, 256 * sizeof(float));
-                    variant->kernels->quantize(f.blocks + i * (f.n_blocks + 1), f.x + i * f.x_stride, f.n_blocks);
+                    variant->kernels->quantize(f.blocks + i * (f.n_blocks + 1), f.x + i * f.x_stride,
+                                               f.n_blocks);
                 }
                 struct cpu_product product = product_of(&f);
                 variant->kernels->multiply[type](&product);
                 for (uint32_t i = 0; i < tokens; i++)
                     for (uint32_t r = 0; r < 11; r++)
-                        cr_assert_eq(f.out[i * f.out_stride + r], 0.0f, "%s %s", variant->name, lode_type_name(type));
+                        cr_assert_eq(f.out[i * f.out_stride + r], 0.0f, "%s %s", variant->name,
+                                     lode_type_name(type));
                 free_fixture(&f);
             }
 }

@@ -1,4 +1,5 @@
-// The matrix operations of the CPU device: sharing of prepared activations, experts, threads, scratch and embedding.
+// The matrix operations of the CPU device: sharing of prepared activations, experts, threads, scratch and
+// embedding.
 #include "tests/matmul_variants.h"
 #include "tests/weights.h"
 
@@ -6,8 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct lode_limits limits = {
-    .rows = 300, .cols = 512, .ffn_width = 96, .n_heads = 1, .head_size = 32, .expert_rows = 700, .positions = 1};
+static const struct lode_limits limits = {.rows = 300,
+                                          .cols = 512,
+                                          .ffn_width = 96,
+                                          .n_heads = 1,
+                                          .head_size = 32,
+                                          .expert_rows = 700,
+                                          .positions = 1};
 
 static struct cpu_device open_device(const struct matmul_variant *variant, uint32_t threads)
 {
@@ -42,7 +48,8 @@ static bool is_quantised(enum lode_type type)
     return lode_type_find(type)->block_elems > 1;
 }
 
-// The product with the activations rounded as Lode rounds them, in double precision; *magnitude the sum of |w| |x|.
+// The product with the activations rounded as Lode rounds them, in double precision; *magnitude the sum of
+// |w| |x|.
 static double dot(const struct lode_matrix *w, uint32_t row, const float *x, double *magnitude)
 {
     double sum = 0;
@@ -61,13 +68,14 @@ static double dot(const struct lode_matrix *w, uint32_t row, const float *x, dou
     return sum;
 }
 
-static void check_product(const struct lode_matrix *w, struct lode_rows x, struct lode_rows out, const char *name)
+static void check_product(const struct lode_matrix *w, struct lode_rows x, struct lode_rows out,
+                          const char *name)
 {
     for (uint32_t i = 0; i < x.n; i += 1 + x.n / 6)
         for (uint32_t r = 0; r < w->rows; r += 1 + w->rows / 11) {
             double magnitude, want = dot(w, r, row_of(x, i), &magnitude);
-            cr_assert(fabs(row_of(out, i)[r] - want) <= 1e-6 * magnitude, "%s %s [%u][%u]: got %g, want %g", name,
-                      lode_type_name(w->type), i, r, row_of(out, i)[r], want);
+            cr_assert(fabs(row_of(out, i)[r] - want) <= 1e-6 * magnitude, "%s %s [%u][%u]: got %g, want %g",
+                      name, lode_type_name(w->type), i, r, row_of(out, i)[r], want);
         }
 }
 
@@ -104,8 +112,8 @@ static double gelu_tanh(double x)
 }
 
 // What one column of the gated product is, and what it may be off by.
-static double gated(const struct lode_matrix *gate, const struct lode_matrix *up, uint32_t row, const float *x,
-                    double *allowed)
+static double gated(const struct lode_matrix *gate, const struct lode_matrix *up, uint32_t row,
+                    const float *x, double *allowed)
 {
     double gate_magnitude, up_magnitude;
     double g = dot(gate, row, x, &gate_magnitude), u = dot(up, row, x, &up_magnitude);
@@ -128,8 +136,8 @@ Test(matmul_ops, geglu_gates_the_products)
         for (uint32_t i = 0; i < x.n; i += 1 + x.n / 4)
             for (uint32_t r = 0; r < 83; r += 3) {
                 double allowed, want = gated(&gate.matrix, &up.matrix, r, row_of(x, i), &allowed);
-                cr_assert(fabs(row_of(out, i)[r] - want) <= allowed, "%s [%u][%u]: got %g, want %g", variant->name, i,
-                          r, row_of(out, i)[r], want);
+                cr_assert(fabs(row_of(out, i)[r] - want) <= allowed, "%s [%u][%u]: got %g, want %g",
+                          variant->name, i, r, row_of(out, i)[r], want);
             }
         test_matrix_free(&gate);
         test_matrix_free(&up);
@@ -154,8 +162,10 @@ struct routing {
 
 static struct routing make_routing(struct test_random *random, uint32_t n_tokens)
 {
-    const enum lode_type gates[] = {LODE_Q4_0, LODE_Q4_K, LODE_F16}, downs[] = {LODE_Q5_0, LODE_BF16, LODE_Q8_0};
-    struct routing routing = {.x = make_rows(random, n_tokens, COLS), .out = make_rows(random, n_tokens * N_USED, COLS)};
+    const enum lode_type gates[] = {LODE_Q4_0, LODE_Q4_K, LODE_F16},
+                         downs[] = {LODE_Q5_0, LODE_BF16, LODE_Q8_0};
+    struct routing routing = {.x = make_rows(random, n_tokens, COLS),
+                              .out = make_rows(random, n_tokens * N_USED, COLS)};
     for (uint32_t e = 0; e < N_EXPERTS; e++) {
         routing.gate[e] = test_matrix_make(random, gates[e % 3], WIDTH, COLS, 0);
         routing.up[e] = test_matrix_make(random, gates[e % 3], WIDTH, COLS, 0);
@@ -193,7 +203,8 @@ static void free_routing(struct routing *routing)
     free(routing->out.data);
 }
 
-static void check_expert_row(const struct lode_expert_job *job, const float *x, const float *out, const char *name)
+static void check_expert_row(const struct lode_expert_job *job, const float *x, const float *out,
+                             const char *name)
 {
     double middle[WIDTH], allowed[WIDTH], largest[WIDTH / 32] = {0};
     for (uint32_t r = 0; r < WIDTH; r++) {
@@ -210,7 +221,8 @@ static void check_expert_row(const struct lode_expert_job *job, const float *x, 
             double step = is_quantised(job->down.type) ? largest[r / 32] / 127 * 0.501 : 0;
             tolerance += fabs(weight) * (step + allowed[r] + 1e-6 * fabs(middle[r]));
         }
-        cr_assert(fabs(out[c] - want) <= tolerance, "%s: got %g, want %g within %g", name, out[c], want, tolerance);
+        cr_assert(fabs(out[c] - want) <= tolerance, "%s: got %g, want %g within %g", name, out[c], want,
+                  tolerance);
     }
 }
 
@@ -245,8 +257,8 @@ static float *copy_of(struct lode_rows rows)
 static void check_same(struct lode_rows rows, const float *want, const char *what)
 {
     for (uint32_t i = 0; i < rows.n; i++)
-        cr_assert_eq(memcmp(row_of(rows, i), want + i * rows.stride, rows.cols * sizeof(float)), 0, "%s: row %u", what,
-                     i);
+        cr_assert_eq(memcmp(row_of(rows, i), want + i * rows.stride, rows.cols * sizeof(float)), 0,
+                     "%s: row %u", what, i);
 }
 
 Test(matmul_ops, experts_give_the_same_bits_in_any_order_and_number_of_calls)
@@ -370,6 +382,6 @@ Test(matmul_ops, kernels_exist_for_what_is_built_in_and_for_nothing_else)
     cr_assert_null(cpu_matmul_kernels_for(CPU_ISA_END));
     FOR_MATMUL_VARIANTS(variant)
     for (uint32_t type = 0; type < LODE_TYPE_END; type++)
-        cr_assert_eq(variant->kernels->multiply[type] != NULL, lode_type_find(type) != NULL, "%s %u", variant->name,
-                     type);
+        cr_assert_eq(variant->kernels->multiply[type] != NULL, lode_type_find(type) != NULL, "%s %u",
+                     variant->name, type);
 }

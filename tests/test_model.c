@@ -74,8 +74,10 @@ Test(model, a_foreign_architecture_is_refused_and_the_supported_one_listed)
 
 Test(model, a_missing_tensor_is_named)
 {
-    expect_refusal("golden/m-31b-q4_0.gguf", "blk.1.attn_q.weight", "blk.1.attn_Z.weight", "blk.1.attn_q.weight");
-    expect_refusal("golden/m-31b-q4_0.gguf", "output_norm.weight", "output_Zorm.weight", "output_norm.weight");
+    expect_refusal("golden/m-31b-q4_0.gguf", "blk.1.attn_q.weight", "blk.1.attn_Z.weight",
+                   "blk.1.attn_q.weight");
+    expect_refusal("golden/m-31b-q4_0.gguf", "output_norm.weight", "output_Zorm.weight",
+                   "output_norm.weight");
     expect_refusal("golden/m-26b-a4b-q4_0.gguf", "blk.0.ffn_down_exps.weight", "blk.0.ffn_down_expZ.weight",
                    "blk.0.ffn_down_exps.weight");
     expect_refusal("golden/m-26b-a4b-q4_0.gguf", "blk.0.ffn_gate_inp.scale", "blk.0.ffn_gate_inp.scalZ",
@@ -87,10 +89,12 @@ Test(model, a_missing_tensor_is_named)
 
 Test(model, a_missing_key_is_named)
 {
-    expect_refusal("golden/m-31b-q4_0.gguf", "gemma4.block_count", "gemma4.block_couZt", "gemma4.block_count");
-    expect_refusal("golden/m-31b-q4_0.gguf", "gemma4.attention.sliding_window", "gemma4.attention.sliding_windoZ",
-                   "gemma4.attention.sliding_window");
-    expect_refusal("golden/m-26b-a4b-q4_0.gguf", "gemma4.expert_count", "gemma4.expert_couZt", "expert_count");
+    expect_refusal("golden/m-31b-q4_0.gguf", "gemma4.block_count", "gemma4.block_couZt",
+                   "gemma4.block_count");
+    expect_refusal("golden/m-31b-q4_0.gguf", "gemma4.attention.sliding_window",
+                   "gemma4.attention.sliding_windoZ", "gemma4.attention.sliding_window");
+    expect_refusal("golden/m-26b-a4b-q4_0.gguf", "gemma4.expert_count", "gemma4.expert_couZt",
+                   "expert_count");
 }
 
 static void patch_u32(struct image image, const char *key, uint32_t value)
@@ -188,7 +192,8 @@ Test(model, units_cover_each_used_tensor_once)
     for (uint32_t a = 0; a < model.units.n_parts; a++)
         for (uint32_t b = a + 1; b < model.units.n_parts; b++) {
             const struct extent *x = &model.units.parts[a], *y = &model.units.parts[b];
-            cr_assert(x->offset + x->bytes <= y->offset || y->offset + y->bytes <= x->offset, "parts overlap");
+            cr_assert(x->offset + x->bytes <= y->offset || y->offset + y->bytes <= x->offset,
+                      "parts overlap");
         }
     cr_expect_eq(unit_table_bytes(&model.units), bytes);
     cr_expect_leq(bytes, image.size);

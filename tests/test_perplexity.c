@@ -1,4 +1,5 @@
-// Trained models on a text they have never seen: the perplexity that llama-perplexity reports for the same files.
+// Trained models on a text they have never seen: the perplexity that llama-perplexity reports for the same
+// files.
 #include "core/lode.h"
 #include "tests/test_data.h"
 
@@ -46,14 +47,16 @@ static double perplexity(const char *model)
     size_t len, count;
     char *text = read_text(&len);
     int32_t *ids;
-    cr_assert_eq(lode_encode(lode_engine_tokenizer(engine), text, len, LODE_ENCODE_BOS, &ids, &count, &error), 0);
+    cr_assert_eq(lode_encode(lode_engine_tokenizer(engine), text, len, LODE_ENCODE_BOS, &ids, &count, &error),
+                 0);
     float *logits = malloc(first * vocab * sizeof *logits);
     double sum = 0;
     size_t scored = 0;
     for (size_t begin = 0; begin + CHUNK <= count; begin += CHUNK) {
         ids[begin] = ids[0];
         lode_session_rewind(session, 0);
-        cr_assert_eq(lode_session_eval(session, ids + begin, CHUNK, first, logits, &error), 0, "%s", error.text);
+        cr_assert_eq(lode_session_eval(session, ids + begin, CHUNK, first, logits, &error), 0, "%s",
+                     error.text);
         for (size_t j = first; j + 1 < CHUNK; j++, scored++)
             sum += nll(logits + (j - first) * vocab, vocab, ids[begin + j + 1]);
     }

@@ -131,7 +131,8 @@ Test(session, rewinding_past_the_ring_empties_the_timeline)
     lode_engine_close(engine);
 }
 
-// Local layers keep a window only: with rings that have wrapped several times, any batch size must see the same.
+// Local layers keep a window only: with rings that have wrapped several times, any batch size must see the
+// same.
 Test(session, wrapped_rings_agree_for_any_batch)
 {
     struct lode_engine *engine = demo_engine(2);

@@ -7,8 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-const enum lode_type test_types[] = {LODE_F32,  LODE_F16,  LODE_BF16, LODE_Q8_0, LODE_Q4_0,   LODE_Q4_1,
-                                     LODE_Q5_0, LODE_Q5_1, LODE_Q2_K, LODE_Q3_K, LODE_Q4_K,   LODE_Q5_K,
+const enum lode_type test_types[] = {LODE_F32,  LODE_F16,    LODE_BF16,   LODE_Q8_0, LODE_Q4_0, LODE_Q4_1,
+                                     LODE_Q5_0, LODE_Q5_1,   LODE_Q2_K,   LODE_Q3_K, LODE_Q4_K, LODE_Q5_K,
                                      LODE_Q6_K, LODE_IQ4_NL, LODE_IQ4_XS, LODE_MXFP4};
 const unsigned test_n_types = sizeof test_types / sizeof *test_types;
 
@@ -224,8 +224,8 @@ void test_random_block(struct test_random *random, enum lode_type type, uint8_t 
         put_u16(block + 82, random_half(random));
 }
 
-struct test_matrix test_matrix_make(struct test_random *random, enum lode_type type, uint32_t rows, uint32_t cols,
-                                    size_t row_gap)
+struct test_matrix test_matrix_make(struct test_random *random, enum lode_type type, uint32_t rows,
+                                    uint32_t cols, size_t row_gap)
 {
     const struct lode_type_traits *traits = lode_type_find(type);
     size_t row_bytes = cols / traits->block_elems * traits->block_bytes;

@@ -30,16 +30,16 @@ void test_random_block(struct test_random *random, enum lode_type type, uint8_t 
 // Puts one half-precision number (or, for MXFP4, its exponent) into all scale fields of a block.
 void test_set_scales(enum lode_type type, uint8_t *block, uint16_t half, uint8_t exponent);
 
-// A matrix of random weights in memory of its own: at an odd address, rows `row_gap` bytes apart from each other, and
-// with unreadable memory right behind the slack that a device may read.
+// A matrix of random weights in memory of its own: at an odd address, rows `row_gap` bytes apart from each
+// other, and with unreadable memory right behind the slack that a device may read.
 struct test_matrix {
     struct lode_matrix matrix;
     void *mapping;
     size_t mapping_bytes;
 };
 
-struct test_matrix test_matrix_make(struct test_random *random, enum lode_type type, uint32_t rows, uint32_t cols,
-                                    size_t row_gap);
+struct test_matrix test_matrix_make(struct test_random *random, enum lode_type type, uint32_t rows,
+                                    uint32_t cols, size_t row_gap);
 void test_matrix_free(struct test_matrix *matrix);
 
 struct test_weight test_matrix_at(const struct lode_matrix *matrix, uint32_t row, uint32_t col);

@@ -18,8 +18,8 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    {"run", cmd_run}, {"chat", cmd_chat}, {"info", cmd_info}, {"tokenize", cmd_tokenize}, {"eval", cmd_eval},
-    {"synth", cmd_synth},
+    {"run", cmd_run},           {"chat", cmd_chat}, {"info", cmd_info},
+    {"tokenize", cmd_tokenize}, {"eval", cmd_eval}, {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 

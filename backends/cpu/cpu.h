@@ -5,8 +5,10 @@
 #include "backends/backend.h"
 
 struct cpu_options {
-    uint32_t threads; // 0: one for each physical core that affinity and the cgroup's quota leave to the process
-    const char *isa;  // NULL: the best; else "portable", "avx2", "avx512": fails if the CPU or the build lacks it
+    uint32_t
+        threads; // 0: one for each physical core that affinity and the cgroup's quota leave to the process
+    const char
+        *isa; // NULL: the best; else "portable", "avx2", "avx512": fails if the CPU or the build lacks it
 };
 
 int cpu_open(struct lode_device **out, const struct cpu_options *options, struct lode_error *error);

@@ -49,8 +49,8 @@ void cpu_scale(struct lode_device *device, struct lode_rows x, float scale);
 void cpu_softcap(struct lode_device *device, struct lode_rows x, float cap);
 void cpu_rope(struct lode_device *device, struct lode_rows x, uint32_t n_heads, uint32_t head_size,
               uint32_t first_position, const float *inverse_frequency);
-void cpu_kv_store(struct lode_device *device, const struct lode_kv *kv, struct lode_rows k, struct lode_rows v,
-                  uint32_t first_position);
+void cpu_kv_store(struct lode_device *device, const struct lode_kv *kv, struct lode_rows k,
+                  struct lode_rows v, uint32_t first_position);
 void cpu_attention(struct lode_device *device, struct lode_rows out, struct lode_rows q, uint32_t n_heads,
                    const struct lode_kv *kv, uint32_t first_position, uint32_t window);
 

@@ -1,4 +1,5 @@
-// Rows of any tensor type to floats, in plain C: for the embedding and as the reference of the kernels' tests.
+// Rows of any tensor type to floats, in plain C: for the embedding and as the reference of the kernels'
+// tests.
 #ifndef LODE_CPU_DEQUANTIZE_H
 #define LODE_CPU_DEQUANTIZE_H
 

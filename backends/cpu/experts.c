@@ -1,8 +1,10 @@
-// The gated feed-forward: gelu_tanh(x gate^T) * (x up^T), alone or inside of the experts, which multiply it with down.
+// The gated feed-forward: gelu_tanh(x gate^T) * (x up^T), alone or inside of the experts, which multiply it
+// with down.
 //
-// A task computes 32 columns of gate and up for up to 128 tokens and applies the gate while they are in the cache; for
-// an expert with quantised down weights it also quantises them, which needs no more than these 32 columns. So experts
-// take two phases, gate and up of all, then down of all, and the floats in between never reach memory.
+// A task computes 32 columns of gate and up for up to 128 tokens and applies the gate while they are in the
+// cache; for an expert with quantised down weights it also quantises them, which needs no more than these 32
+// columns. So experts take two phases, gate and up of all, then down of all, and the floats in between never
+// reach memory.
 #include "backends/cpu/tasks.h"
 
 #include <assert.h>
@@ -75,8 +77,8 @@ static struct cpu_product product_of_x(const struct cpu_worker *worker, const st
     };
 }
 
-static void multiply(const struct cpu_worker *worker, struct cpu_product *product, const struct lode_matrix *weight,
-                     uint32_t first_row, uint32_t n_rows)
+static void multiply(const struct cpu_worker *worker, struct cpu_product *product,
+                     const struct lode_matrix *weight, uint32_t first_row, uint32_t n_rows)
 {
     product->weight = weight;
     product->first_row = first_row;
@@ -84,8 +86,8 @@ static void multiply(const struct cpu_worker *worker, struct cpu_product *produc
     worker->device->matmul->multiply[weight->type](product);
 }
 
-// Rows first_row .. first_row + n_rows - 1 of gate and up for up to CPU_PRODUCT_TOKENS tokens; returns the gated tile,
-// whose rows lie CPU_PRODUCT_ROWS floats apart.
+// Rows first_row .. first_row + n_rows - 1 of gate and up for up to CPU_PRODUCT_TOKENS tokens; returns the
+// gated tile, whose rows lie CPU_PRODUCT_ROWS floats apart.
 static const float *gated_tile(struct cpu_worker *worker, const struct gated_call *call,
                                const struct lode_expert_job *job, uint32_t token, uint32_t first_row,
                                uint32_t n_rows)
@@ -112,8 +114,9 @@ static void copy_rows(float *out, size_t out_stride, const float *tile, uint32_t
 }
 
 // Gated rows first .. first + n_rows - 1 of n tokens to where the next phase, or the caller, wants them.
-static void put_tile(struct cpu_worker *worker, const struct gated_call *call, const struct lode_expert_job *job,
-                     const float *tile, uint32_t token, uint32_t n, uint32_t first, uint32_t n_rows)
+static void put_tile(struct cpu_worker *worker, const struct gated_call *call,
+                     const struct lode_expert_job *job, const float *tile, uint32_t token, uint32_t n,
+                     uint32_t first, uint32_t n_rows)
 {
     const uint32_t width = job->gate.rows;
     if (!call->intermediate) {
@@ -124,8 +127,9 @@ static void put_tile(struct cpu_worker *worker, const struct gated_call *call, c
     } else {
         struct cpu_block *blocks = (struct cpu_block *)(void *)(call->intermediate + worker->item_offset);
         for (uint32_t i = 0; i < n; i++)
-            worker->device->matmul->quantize(&blocks[(size_t)(token + i) * (width / CPU_BLOCK) + first / CPU_BLOCK],
-                                             tile + (size_t)i * CPU_PRODUCT_ROWS, n_rows / CPU_BLOCK);
+            worker->device->matmul->quantize(
+                &blocks[(size_t)(token + i) * (width / CPU_BLOCK) + first / CPU_BLOCK],
+                tile + (size_t)i * CPU_PRODUCT_ROWS, n_rows / CPU_BLOCK);
     }
 }
 
@@ -136,7 +140,8 @@ static void gate_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     const struct lode_expert_job *job = &call->jobs[worker->item];
     const uint32_t chunks = token_chunks(job), token = task % chunks * CPU_PRODUCT_TOKENS;
     const uint32_t n = least(job->n - token, CPU_PRODUCT_TOKENS);
-    const uint32_t begin = task / chunks * call->gate_rows, end = least(begin + call->gate_rows, job->gate.rows);
+    const uint32_t begin = task / chunks * call->gate_rows,
+                   end = least(begin + call->gate_rows, job->gate.rows);
     for (uint32_t first = begin; first < end; first += CPU_PRODUCT_ROWS) {
         const uint32_t n_rows = least(end - first, CPU_PRODUCT_ROWS);
         const float *tile = gated_tile(worker, call, job, token, first, n_rows);
@@ -169,7 +174,8 @@ static void down_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     }
 }
 
-static uint32_t count_tasks(const struct gated_call *call, uint32_t (*tasks_of)(const struct gated_call *, const struct lode_expert_job *))
+static uint32_t count_tasks(const struct gated_call *call,
+                            uint32_t (*tasks_of)(const struct gated_call *, const struct lode_expert_job *))
 {
     uint32_t n = 0;
     for (uint32_t j = 0; j < call->n_jobs; j++)
@@ -208,7 +214,8 @@ static void run_gated(struct cpu_device *cpu, struct gated_call *call)
         phases[0] = cpu_quantize_phase(cpu, &quantize, call->x);
     phases[1] = (struct cpu_phase){.run = gate_task, .call = call, .n_tasks = count_tasks(call, gate_tasks)};
     if (call->intermediate)
-        phases[2] = (struct cpu_phase){.run = down_task, .call = call, .n_tasks = count_tasks(call, down_tasks)};
+        phases[2] =
+            (struct cpu_phase){.run = down_task, .call = call, .n_tasks = count_tasks(call, down_tasks)};
     cpu_run_phases(cpu, phases, 3);
 }
 

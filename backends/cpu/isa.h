@@ -1,6 +1,7 @@
 // The instruction sets that the CPU backend has kernels for, and which of them this processor has.
 //
-// To add one: a value here, a row in isa.c, a file of matmul kernels and one of vector kernels with their tables.
+// To add one: a value here, a row in isa.c, a file of matmul kernels and one of vector kernels with their
+// tables.
 #ifndef LODE_CPU_ISA_H
 #define LODE_CPU_ISA_H
 

@@ -34,8 +34,8 @@ static uint32_t least(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-static void multiply_block(struct cpu_worker *worker, const struct matmul_call *call, uint32_t weight, uint32_t row,
-                           uint32_t n_rows, uint32_t token)
+static void multiply_block(struct cpu_worker *worker, const struct matmul_call *call, uint32_t weight,
+                           uint32_t row, uint32_t n_rows, uint32_t token)
 {
     const struct lode_matrix *w = &call->weights[weight];
     const struct lode_rows *x = &call->x, *out = &call->outs[weight];
@@ -78,8 +78,11 @@ void cpu_matmul(struct lode_device *device, const struct lode_rows *outs, const 
     struct cpu_device *cpu = cpu_device_of(device);
     struct cpu_quantize_call quantize;
     struct cpu_phase phases[2] = {0};
-    struct matmul_call call = {
-        .outs = outs, .weights = weights, .n_weights = n_weights, .x = x, .blocks = cpu->matmul_scratch.memory};
+    struct matmul_call call = {.outs = outs,
+                               .weights = weights,
+                               .n_weights = n_weights,
+                               .x = x,
+                               .blocks = cpu->matmul_scratch.memory};
     bool quantised = false;
     uint64_t total_rows = 0;
     uint32_t n_tasks = 0;

@@ -1,12 +1,14 @@
-// Matrix products on the CPU: what an instruction set provides, and the scratch memory of the operations on top.
+// Matrix products on the CPU: what an instruction set provides, and the scratch memory of the operations on
+// top.
 //
 // A kernel computes one product: some rows of one weight matrix with some rows of activations. The operations
-// (matmul.c, experts.c) prepare the activations once and cut their work into products, which threads take in turn.
+// (matmul.c, experts.c) prepare the activations once and cut their work into products, which threads take in
+// turn.
 //
-// Order of the sums: with quantised weights an output is the chain, over the blocks of 32 in ascending order, of
-// float(exact integer dot product) * (weight scale * activation scale); with float weights lane i of a vector sums
-// the elements i modulo its width. It depends on neither the number of threads nor that of activation rows, so a
-// token gets the same bits alone and in a batch.
+// Order of the sums: with quantised weights an output is the chain, over the blocks of 32 in ascending order,
+// of float(exact integer dot product) * (weight scale * activation scale); with float weights lane i of a
+// vector sums the elements i modulo its width. It depends on neither the number of threads nor that of
+// activation rows, so a token gets the same bits alone and in a batch.
 #ifndef LODE_CPU_MATMUL_H
 #define LODE_CPU_MATMUL_H
 
@@ -18,8 +20,8 @@
 #define CPU_PRODUCT_ROWS 32
 #define CPU_PRODUCT_TOKENS 128
 
-// out[out_ids[i] * out_stride + r] = weight row first_row + r . activation row x_ids[i], for r < n_rows, i < n.
-// A NULL id list stands for 0, 1, 2, ... Quantised weights read `blocks`, float weights read `x`.
+// out[out_ids[i] * out_stride + r] = weight row first_row + r . activation row x_ids[i], for r < n_rows, i <
+// n. A NULL id list stands for 0, 1, 2, ... Quantised weights read `blocks`, float weights read `x`.
 struct cpu_product {
     const struct lode_matrix *weight;
     uint32_t first_row, n_rows;

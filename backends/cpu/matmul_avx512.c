@@ -1,8 +1,8 @@
 // Matrix products with AVX-512 and VNNI.
 //
-// Products with one or two activation rows wait for memory and use 256-bit vectors like AVX2; with many, 512-bit
-// vectors hold 16 weight rows. The byte dot product of VNNI sums in 32 bits and saturates nowhere, so all codes are
-// unsigned, and the results are the same as with AVX2, bit for bit.
+// Products with one or two activation rows wait for memory and use 256-bit vectors like AVX2; with many,
+// 512-bit vectors hold 16 weight rows. The byte dot product of VNNI sums in 32 bits and saturates nowhere, so
+// all codes are unsigned, and the results are the same as with AVX2, bit for bit.
 #if defined(__x86_64__)
 
 #define LODE_CODES_UNSIGNED
@@ -23,8 +23,9 @@ static ALWAYS_INLINE __m512i load_64(const void *bytes)
 }
 
 // dots[i] = fours first .. first + n - 1 of 16 weight rows times activation row i.
-static ALWAYS_INLINE void dot_tokens(unsigned tokens, __m512i dots[TILE_TOKENS], const struct panel_part *part,
-                                     const struct cpu_block *const *x, unsigned first, unsigned n)
+static ALWAYS_INLINE void dot_tokens(unsigned tokens, __m512i dots[TILE_TOKENS],
+                                     const struct panel_part *part, const struct cpu_block *const *x,
+                                     unsigned first, unsigned n)
 {
     UNROLL
     for (unsigned i = 0; i < tokens; i++)
@@ -76,7 +77,8 @@ static ALWAYS_INLINE void dot_part(enum lode_type type, unsigned tokens, __m512i
     dot_tokens(tokens, high, part, x, 4, 4);
     UNROLL
     for (unsigned i = 0; i < tokens; i++)
-        dots[i] = _mm512_add_epi32(_mm512_mullo_epi32(dots[i], scales[0]), _mm512_mullo_epi32(high[i], scales[1]));
+        dots[i] =
+            _mm512_add_epi32(_mm512_mullo_epi32(dots[i], scales[0]), _mm512_mullo_epi32(high[i], scales[1]));
 }
 
 static ALWAYS_INLINE void multiply_tile(enum lode_type type, unsigned tokens, int offset, float *sums,

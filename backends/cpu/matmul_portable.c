@@ -1,11 +1,11 @@
-// Matrix products in plain C, for processors without kernels of their own and as a second opinion in the tests.
+// Matrix products in plain C, for processors without kernels of their own and as a second opinion in the
+// tests.
 //
-// A weight row is unpacked once to signed codes and scales and multiplied with every activation row; the loops are
-// left to the compiler's vectoriser.
+// A weight row is unpacked once to signed codes and scales and multiplied with every activation row; the
+// loops are left to the compiler's vectoriser.
 #include "backends/cpu/dequantize.h"
 #include "backends/cpu/matmul.h"
 #include "backends/cpu/unpack.h"
-
 
 #define CHUNK_PARTS 64
 
@@ -34,14 +34,15 @@ static float add_parts(float sum, const struct cpu_unpacked *parts, const struct
     return sum;
 }
 
-static void unpack_parts(struct cpu_unpacked *out, const struct lode_matrix *w, const uint8_t *row, uint32_t first,
-                         uint32_t n)
+static void unpack_parts(struct cpu_unpacked *out, const struct lode_matrix *w, const uint8_t *row,
+                         uint32_t first, uint32_t n)
 {
     const struct lode_type_traits *traits = lode_type_find(w->type);
     uint32_t block_parts = traits->block_elems / 32;
     for (uint32_t p = 0; p < n; p++) {
         uint32_t part = first + p;
-        cpu_unpack(&out[p], w->type, row + (size_t)(part / block_parts) * traits->block_bytes, part % block_parts);
+        cpu_unpack(&out[p], w->type, row + (size_t)(part / block_parts) * traits->block_bytes,
+                   part % block_parts);
     }
 }
 
@@ -105,7 +106,8 @@ static void multiply_floats(const struct cpu_product *p)
         clear_outputs(p, r);
         for (uint32_t first = 0; first < w->cols; first += chunk) {
             uint32_t n = w->cols - first < chunk ? w->cols - first : chunk;
-            cpu_dequantize(space->weights, w->type, row + (size_t)first * lode_type_find(w->type)->block_bytes, n);
+            cpu_dequantize(space->weights, w->type,
+                           row + (size_t)first * lode_type_find(w->type)->block_bytes, n);
             for (uint32_t i = 0; i < p->n; i++)
                 *out_value(p, i, r) +=
                     dot_floats(space->weights, p->x + row_index(p->x_ids, i) * p->x_stride + first, n);
@@ -116,12 +118,23 @@ static void multiply_floats(const struct cpu_product *p)
 const struct cpu_matmul_kernels cpu_matmul_portable = {
     .quantize = cpu_quantize_portable,
     .workspace_bytes = sizeof(struct workspace),
-    .multiply = {
-        [LODE_F32] = multiply_floats,       [LODE_F16] = multiply_floats,       [LODE_BF16] = multiply_floats,
-        [LODE_Q8_0] = multiply_quantised,   [LODE_Q4_0] = multiply_quantised,   [LODE_Q4_1] = multiply_quantised,
-        [LODE_Q5_0] = multiply_quantised,   [LODE_Q5_1] = multiply_quantised,   [LODE_Q2_K] = multiply_quantised,
-        [LODE_Q3_K] = multiply_quantised,   [LODE_Q4_K] = multiply_quantised,   [LODE_Q5_K] = multiply_quantised,
-        [LODE_Q6_K] = multiply_quantised,   [LODE_IQ4_NL] = multiply_quantised, [LODE_IQ4_XS] = multiply_quantised,
-        [LODE_MXFP4] = multiply_quantised,
-    },
+    .multiply =
+        {
+            [LODE_F32] = multiply_floats,
+            [LODE_F16] = multiply_floats,
+            [LODE_BF16] = multiply_floats,
+            [LODE_Q8_0] = multiply_quantised,
+            [LODE_Q4_0] = multiply_quantised,
+            [LODE_Q4_1] = multiply_quantised,
+            [LODE_Q5_0] = multiply_quantised,
+            [LODE_Q5_1] = multiply_quantised,
+            [LODE_Q2_K] = multiply_quantised,
+            [LODE_Q3_K] = multiply_quantised,
+            [LODE_Q4_K] = multiply_quantised,
+            [LODE_Q5_K] = multiply_quantised,
+            [LODE_Q6_K] = multiply_quantised,
+            [LODE_IQ4_NL] = multiply_quantised,
+            [LODE_IQ4_XS] = multiply_quantised,
+            [LODE_MXFP4] = multiply_quantised,
+        },
 };

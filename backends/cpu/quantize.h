@@ -1,7 +1,8 @@
 // Activations as the quantised matmuls take them: int8 in blocks of 32, each with its own float scale.
 //
-// Every quantised weight type is multiplied with these blocks, K-quants included: a scale per 32 values is finer than
-// the 256 of the K-quants' own blocks, so an outlier among the activations costs only its 31 neighbours precision.
+// Every quantised weight type is multiplied with these blocks, K-quants included: a scale per 32 values is
+// finer than the 256 of the K-quants' own blocks, so an outlier among the activations costs only its 31
+// neighbours precision.
 #ifndef LODE_CPU_QUANTIZE_H
 #define LODE_CPU_QUANTIZE_H
 
@@ -10,8 +11,8 @@
 
 #define CPU_BLOCK 32
 
-// x[i] ~ scale * q[i]; |q| <= 127, so that products of pairs fit in 16 bits. The sums serve weights that have an
-// offset or a minimum: sum of (code - offset) * q = sum of code * q - offset * sum of q.
+// x[i] ~ scale * q[i]; |q| <= 127, so that products of pairs fit in 16 bits. The sums serve weights that have
+// an offset or a minimum: sum of (code - offset) * q = sum of code * q - offset * sum of q.
 struct cpu_block {
     int8_t q[CPU_BLOCK];
     float scale;

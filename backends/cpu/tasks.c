@@ -155,7 +155,8 @@ static void quantize_task(struct cpu_worker *worker, const void *opaque, uint32_
                                      call->x.data + row * call->x.stride + (size_t)first * CPU_BLOCK, n);
 }
 
-struct cpu_phase cpu_quantize_phase(struct cpu_device *device, struct cpu_quantize_call *call, struct lode_rows x)
+struct cpu_phase cpu_quantize_phase(struct cpu_device *device, struct cpu_quantize_call *call,
+                                    struct lode_rows x)
 {
     uint32_t row_blocks = x.cols / CPU_BLOCK;
     assert((size_t)x.n * row_blocks * sizeof(struct cpu_block) <= device->matmul_scratch.activation_bytes);
@@ -166,6 +167,7 @@ struct cpu_phase cpu_quantize_phase(struct cpu_device *device, struct cpu_quanti
         return phase;
     }
     for (uint32_t row = 0; row < x.n; row++)
-        device->matmul->quantize(call->blocks + (size_t)row * row_blocks, x.data + row * x.stride, row_blocks);
+        device->matmul->quantize(call->blocks + (size_t)row * row_blocks, x.data + row * x.stride,
+                                 row_blocks);
     return phase;
 }

@@ -206,21 +206,23 @@ static bool core_place(const struct cores *cores, uint32_t i, cpu_set_t *out)
     if (!core)
         return false;
     unsigned cpu;
-    hwloc_bitmap_foreach_begin(cpu, core->cpuset)
-        if (cpu < CPU_SETSIZE && hwloc_bitmap_isset(cores->allowed, cpu))
-            CPU_SET(cpu, out);
+    hwloc_bitmap_foreach_begin(cpu,
+                               core->cpuset) if (cpu < CPU_SETSIZE && hwloc_bitmap_isset(cores->allowed, cpu))
+        CPU_SET(cpu, out);
     hwloc_bitmap_foreach_end();
     return CPU_COUNT(out) > 0;
 }
 
-// Worker i goes to the i-th core; core 0 is left for the caller. A refusal leaves a worker where the system puts it.
+// Worker i goes to the i-th core; core 0 is left for the caller. A refusal leaves a worker where the system
+// puts it.
 static void bind_workers(const struct cores *cores, struct cpu_places *out, uint32_t threads)
 {
 #pragma omp parallel num_threads(threads)
     {
         cpu_set_t place;
         const uint32_t worker = (uint32_t)omp_get_thread_num();
-        if (worker > 0 && core_place(cores, worker, &place) && sched_setaffinity(0, sizeof place, &place) == 0) {
+        if (worker > 0 && core_place(cores, worker, &place) &&
+            sched_setaffinity(0, sizeof place, &place) == 0) {
 #pragma omp critical(lode_cpu_places)
             CPU_OR(&out->workers, &out->workers, &place);
         }

@@ -22,16 +22,17 @@ struct cpu_places {
 int cpu_threads_choose(uint32_t *out, uint32_t requested, struct lode_error *error);
 
 // Binds the OpenMP workers of the calling thread to physical cores of their own, if there are enough of them
-// and the user has not told OpenMP how to bind. The calling thread itself belongs to the program: it keeps its
-// mask, and one core is left for it.
+// and the user has not told OpenMP how to bind. The calling thread itself belongs to the program: it keeps
+// its mask, and one core is left for it.
 void cpu_threads_bind(struct cpu_places *out, uint32_t threads);
 
 // Moves the calling thread to the core that is left for it, and leaves its mask as it was.
 void cpu_threads_move_caller(const struct cpu_places *places);
 
-// To be called before a parallel region. Threads that wake each other are often put on one core, where they then
-// take turns. Decoding the demo model on 2 cores (medians of 6): 3,100 tokens/s with this, 2,600 without; with
-// one other busy process 1,370 and 820. Holding the caller on its core for a whole pass gave 2,400 and 1,420.
+// To be called before a parallel region. Threads that wake each other are often put on one core, where they
+// then take turns. Decoding the demo model on 2 cores (medians of 6): 3,100 tokens/s with this, 2,600
+// without; with one other busy process 1,370 and 820. Holding the caller on its core for a whole pass gave
+// 2,400 and 1,420.
 static inline void cpu_threads_part(const struct cpu_places *places)
 {
     if (!places->bound)

@@ -130,7 +130,8 @@ static void unpack_q6_k(struct cpu_unpacked *out, const uint8_t *block, unsigned
     unsigned quarter = part % 4;
     const uint8_t *low = block + 64 * (part / 4) + 32 * (quarter % 2), *high = block + 128 + 32 * (part / 4);
     for (int l = 0; l < 32; l++)
-        out->codes[l] = (int8_t)(((low[l] >> 4 * (quarter / 2) & 15) | (high[l] >> 2 * quarter & 3) << 4) - 32);
+        out->codes[l] =
+            (int8_t)(((low[l] >> 4 * (quarter / 2) & 15) | (high[l] >> 2 * quarter & 3) << 4) - 32);
     float d = load_f16(block + 208);
     for (unsigned half = 0; half < 2; half++) {
         out->scale[half] = d * (float)(int8_t)block[192 + 2 * part + half];

@@ -1,5 +1,5 @@
-// 32 consecutive weights of any quantised type in one common form, in plain C: small signed codes and, for each half
-// of 16, a scale and a minimum. The portable matmul and the decoding to floats are written over it.
+// 32 consecutive weights of any quantised type in one common form, in plain C: small signed codes and, for
+// each half of 16, a scale and a minimum. The portable matmul and the decoding to floats are written over it.
 #ifndef LODE_CPU_UNPACK_H
 #define LODE_CPU_UNPACK_H
 

@@ -1,8 +1,8 @@
 // 32 consecutive weights of every quantised type as 32 bytes in their natural order, for AVX2 and AVX-512.
 //
-// Codes stay unsigned where the type allows it: multiply-add of bytes takes an unsigned and a signed operand, and an
-// offset is cheaper to subtract from the finished sum. The 8-bit types are signed here, unless LODE_CODES_UNSIGNED,
-// set for VNNI, which has no saturation to fear, makes them unsigned as well.
+// Codes stay unsigned where the type allows it: multiply-add of bytes takes an unsigned and a signed operand,
+// and an offset is cheaper to subtract from the finished sum. The 8-bit types are signed here, unless
+// LODE_CODES_UNSIGNED, set for VNNI, which has no saturation to fear, makes them unsigned as well.
 //
 // All functions take the type as a constant and are inlined, so that the switches vanish.
 #ifndef LODE_CPU_X86_CODES_H
@@ -58,8 +58,8 @@ static ALWAYS_INLINE unsigned block_parts(enum lode_type type)
     return (type >= LODE_Q2_K && type <= LODE_Q6_K) || type == LODE_IQ4_XS ? 8 : 1;
 }
 
-// Bits that a code takes, which says how many products may be summed in 16 bits: 4 bits 8 pairs (15 * 127 * 2 * 8 =
-// 30,480), 5 bits 4 pairs (31,496), 6 bits 2 pairs (32,004), 8 bits 1.
+// Bits that a code takes, which says how many products may be summed in 16 bits: 4 bits 8 pairs (15 * 127 * 2
+// * 8 = 30,480), 5 bits 4 pairs (31,496), 6 bits 2 pairs (32,004), 8 bits 1.
 static ALWAYS_INLINE unsigned code_bits(enum lode_type type)
 {
     switch (type) {
@@ -163,8 +163,8 @@ static ALWAYS_INLINE __m256i iq4_codes(const uint8_t *bytes)
 
 static ALWAYS_INLINE __m256i mxfp4_codes(const uint8_t *bytes)
 {
-    const __m256i values = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
+    const __m256i values =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
     return _mm256_shuffle_epi8(values, split_nibbles(bytes));
 }
 

@@ -1,8 +1,8 @@
 // Products with one or two activation rows: eight weight rows at a time, straight from their blocks.
 //
-// Decoding is bound by memory, so the work for a byte of weights is kept small: the eight dot products of a part of 32
-// are added up across the rows (a transposing tree), and everything after that is done once for the eight. Includer
-// defines dot_fours.
+// Decoding is bound by memory, so the work for a byte of weights is kept small: the eight dot products of a
+// part of 32 are added up across the rows (a transposing tree), and everything after that is done once for
+// the eight. Includer defines dot_fours.
 #ifndef LODE_CPU_X86_DIRECT_H
 #define LODE_CPU_X86_DIRECT_H
 
@@ -12,8 +12,8 @@
 // Lane i = sum of codes[4i .. 4i+3] * q[4i .. 4i+3].
 static ALWAYS_INLINE __m256i dot_fours(enum lode_type type, __m256i codes, __m256i q);
 
-// a and b with neighbouring lanes added: a0+a1, a2+a3, b0+b1, b2+b3 in each half. Narrow sums go through 16 bits:
-// pack and multiply-add are two operations where the horizontal add is three.
+// a and b with neighbouring lanes added: a0+a1, a2+a3, b0+b1, b2+b3 in each half. Narrow sums go through 16
+// bits: pack and multiply-add are two operations where the horizontal add is three.
 static ALWAYS_INLINE __m256i add_neighbours(bool narrow, __m256i a, __m256i b)
 {
     if (narrow)
@@ -24,7 +24,8 @@ static ALWAYS_INLINE __m256i add_neighbours(bool narrow, __m256i a, __m256i b)
 // Four rows' lanes to their sums, row i in lane i of each half of the vector.
 static ALWAYS_INLINE __m256i add_up_four(enum lode_type type, const __m256i rows[4])
 {
-    bool fours_narrow = code_bits(type) <= 6, eights_narrow = code_bits(type) <= 5; // 4 * 63 * 127, 8 * 31 * 127
+    bool fours_narrow = code_bits(type) <= 6,
+         eights_narrow = code_bits(type) <= 5; // 4 * 63 * 127, 8 * 31 * 127
     __m256i ab = add_neighbours(fours_narrow, rows[0], rows[1]);
     __m256i cd = add_neighbours(fours_narrow, rows[2], rows[3]);
     return add_neighbours(eights_narrow, ab, cd);
@@ -73,9 +74,8 @@ static ALWAYS_INLINE __m256i part_sum(enum lode_type type, const struct row_head
 static ALWAYS_INLINE __m256i lane_minimum_sum(const struct row_heads *heads, unsigned part,
                                               const struct cpu_block *x)
 {
-    return _mm256_add_epi32(
-        _mm256_mullo_epi32(lane_minimum(heads, part, 0), _mm256_set1_epi32(x->sums[0])),
-        _mm256_mullo_epi32(lane_minimum(heads, part, 1), _mm256_set1_epi32(x->sums[1])));
+    return _mm256_add_epi32(_mm256_mullo_epi32(lane_minimum(heads, part, 0), _mm256_set1_epi32(x->sums[0])),
+                            _mm256_mullo_epi32(lane_minimum(heads, part, 1), _mm256_set1_epi32(x->sums[1])));
 }
 
 // The order of the float operations is part of the contract in matmul.h: the panels do the same.
@@ -95,8 +95,9 @@ static ALWAYS_INLINE __m256 accumulate_part(enum lode_type type, __m256 sum, con
 
 #define DIRECT_TOKENS 2
 
-// Asks for the bytes that eight rows of one block take, the blocks' share of the next eight rows: a hardware prefetcher
-// does not follow eight short streams, and without this the reading and the computing add up instead of overlapping.
+// Asks for the bytes that eight rows of one block take, the blocks' share of the next eight rows: a hardware
+// prefetcher does not follow eight short streams, and without this the reading and the computing add up
+// instead of overlapping.
 static ALWAYS_INLINE void prefetch_blocks(enum lode_type type, const uint8_t *ahead)
 {
     UNROLL
@@ -155,8 +156,8 @@ static ALWAYS_INLINE void store_lanes(float *out, __m256 sums, uint32_t skip, ui
     memcpy(out, lanes + skip, n * sizeof *out);
 }
 
-// Eight rows of a matrix, `stride` bytes apart, of which n from `skip` on are wanted: near the end of the matrix the
-// eight begin earlier. Of a matrix with less than eight rows, one row eight times.
+// Eight rows of a matrix, `stride` bytes apart, of which n from `skip` on are wanted: near the end of the
+// matrix the eight begin earlier. Of a matrix with less than eight rows, one row eight times.
 struct row_group {
     const uint8_t *first;
     size_t stride;
@@ -171,7 +172,8 @@ static inline struct row_group row_group(const struct cpu_product *p, uint32_t r
         return (struct row_group){(const uint8_t *)w->data + begin * w->row_bytes, 0, 0, 1};
     uint32_t start = begin + 8 <= w->rows ? begin : w->rows - 8;
     uint32_t n = end - begin < 8 ? end - begin : 8;
-    return (struct row_group){(const uint8_t *)w->data + start * w->row_bytes, w->row_bytes, begin - start, n};
+    return (struct row_group){(const uint8_t *)w->data + start * w->row_bytes, w->row_bytes, begin - start,
+                              n};
 }
 
 static ALWAYS_INLINE void direct_tokens(enum lode_type type, unsigned tokens, const struct cpu_product *p,

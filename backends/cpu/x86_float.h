@@ -1,7 +1,8 @@
 // Products of float weights (F32, F16, BF16) with float activations, for AVX2 and AVX-512.
 //
-// The includer defines FLOAT_LANES, `vector` and its operations. Each output has one vector of sums, so its value does
-// not depend on the tile it is computed in; eight outputs at a time hide the latency of the multiply-add.
+// The includer defines FLOAT_LANES, `vector` and its operations. Each output has one vector of sums, so its
+// value does not depend on the tile it is computed in; eight outputs at a time hide the latency of the
+// multiply-add.
 #ifndef LODE_CPU_X86_FLOAT_H
 #define LODE_CPU_X86_FLOAT_H
 
@@ -38,7 +39,8 @@ static ALWAYS_INLINE vector load_last_floats(const float *x, size_t n)
 
 // sums[r * tokens + i] = weight row r . x[i]
 static ALWAYS_INLINE void float_tile(enum lode_type type, unsigned rows, unsigned tokens, float *sums,
-                                     const uint8_t *weights, size_t row_bytes, size_t cols, const float *const *x)
+                                     const uint8_t *weights, size_t row_bytes, size_t cols,
+                                     const float *const *x)
 {
     vector sum[FLOAT_TILE_OUTPUTS], xs[3];
     for (unsigned o = 0; o < rows * tokens; o++)
@@ -60,7 +62,8 @@ static ALWAYS_INLINE void float_tile(enum lode_type type, unsigned rows, unsigne
         for (unsigned r = 0; r < rows; r++) {
             vector w = load_last_weights(type, weights + r * row_bytes + c * bytes, cols - c);
             for (unsigned i = 0; i < tokens; i++)
-                sum[r * tokens + i] = vector_fmadd(w, load_last_floats(x[i] + c, cols - c), sum[r * tokens + i]);
+                sum[r * tokens + i] =
+                    vector_fmadd(w, load_last_floats(x[i] + c, cols - c), sum[r * tokens + i]);
         }
     }
     for (unsigned o = 0; o < rows * tokens; o++)

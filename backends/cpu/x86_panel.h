@@ -1,9 +1,10 @@
-// Products with many activation rows: weights are unpacked once into a panel and multiplied with tiles of activations.
+// Products with many activation rows: weights are unpacked once into a panel and multiplied with tiles of
+// activations.
 //
-// A panel interleaves the rows: a vector holds 4 consecutive weights of each of PANEL_LANES rows, and the same 4
-// activations are broadcast against it, so that dot products grow lane by lane and need no adding across. A panel of
-// 32 rows and 1,024 columns takes 40 KiB, half of which stays in the nearest cache while all activation rows pass.
-// The includer defines TILE_TOKENS and multiply_tile.
+// A panel interleaves the rows: a vector holds 4 consecutive weights of each of PANEL_LANES rows, and the
+// same 4 activations are broadcast against it, so that dot products grow lane by lane and need no adding
+// across. A panel of 32 rows and 1,024 columns takes 40 KiB, half of which stays in the nearest cache while
+// all activation rows pass. The includer defines TILE_TOKENS and multiply_tile.
 #ifndef LODE_CPU_X86_PANEL_H
 #define LODE_CPU_X86_PANEL_H
 
@@ -18,8 +19,8 @@
 struct panel_part {
     uint8_t codes[8][PANEL_LANES * 4];
     float scale[PANEL_LANES], minimum[PANEL_LANES];
-    // Lane scales as pairs of equal 16-bit numbers, for halves 0 and 1; and the pair that is multiplied with the two
-    // sums of the activations: -offset * lane scale, or the lane minima.
+    // Lane scales as pairs of equal 16-bit numbers, for halves 0 and 1; and the pair that is multiplied with
+    // the two sums of the activations: -offset * lane scale, or the lane minima.
     int32_t lane_scales[2][PANEL_LANES], sum_factors[PANEL_LANES];
 };
 
@@ -116,7 +117,8 @@ static ALWAYS_INLINE void pack_eight_rows(enum lode_type type, struct panel_part
 static ALWAYS_INLINE void pack_panel(enum lode_type type, struct panel *panel, const struct cpu_product *p,
                                      uint32_t first_part, uint32_t n_parts)
 {
-    uint32_t groups = (p->n_rows + 7) / 8, filled = (p->n_rows + PANEL_LANES - 1) / PANEL_LANES * PANEL_LANES / 8;
+    uint32_t groups = (p->n_rows + 7) / 8,
+             filled = (p->n_rows + PANEL_LANES - 1) / PANEL_LANES * PANEL_LANES / 8;
     for (uint32_t g = 0; g < filled; g++) { // lanes behind the last row repeat it
         struct row_group group = row_group(p, 8 * (g < groups ? g : groups - 1));
         const uint8_t *weights = group.first + (size_t)first_part / block_parts(type) * block_bytes(type);
@@ -126,16 +128,16 @@ static ALWAYS_INLINE void pack_panel(enum lode_type type, struct panel *panel, c
 }
 
 // All strips of the panel times one tile of activation rows.
-static ALWAYS_INLINE void multiply_strips(enum lode_type type, unsigned tokens, int offset, struct panel *panel,
-                                          const struct cpu_product *p, uint32_t token, uint32_t first_part,
-                                          uint32_t n_parts)
+static ALWAYS_INLINE void multiply_strips(enum lode_type type, unsigned tokens, int offset,
+                                          struct panel *panel, const struct cpu_product *p, uint32_t token,
+                                          uint32_t first_part, uint32_t n_parts)
 {
     const struct cpu_block *x[TILE_TOKENS];
     for (unsigned i = 0; i < tokens; i++)
         x[i] = block_row(p, token + i) + first_part;
     for (uint32_t strip = 0; strip * PANEL_LANES < p->n_rows; strip++)
-        multiply_tile(type, tokens, offset, &panel->sums[token][strip * PANEL_LANES], panel->parts[strip], n_parts,
-                      x);
+        multiply_tile(type, tokens, offset, &panel->sums[token][strip * PANEL_LANES], panel->parts[strip],
+                      n_parts, x);
 }
 
 static ALWAYS_INLINE void multiply_part_columns(enum lode_type type, int offset, struct panel *panel,
@@ -157,8 +159,8 @@ static ALWAYS_INLINE void multiply_part_columns(enum lode_type type, int offset,
         multiply_strips(type, 1, offset, panel, p, token, first_part, n_parts);
 }
 
-typedef void multiply_columns_fn(int offset, struct panel *panel, const struct cpu_product *p, uint32_t first_part,
-                                 uint32_t n_parts);
+typedef void multiply_columns_fn(int offset, struct panel *panel, const struct cpu_product *p,
+                                 uint32_t first_part, uint32_t n_parts);
 
 static void copy_sums(const struct panel *panel, const struct cpu_product *p)
 {
@@ -186,7 +188,8 @@ static ALWAYS_INLINE void multiply_panel(enum lode_type type, multiply_columns_f
 }
 
 // Eight rows and three activation rows are needed to make up for the unpacking.
-static ALWAYS_INLINE void multiply(enum lode_type type, multiply_columns_fn *columns, const struct cpu_product *p)
+static ALWAYS_INLINE void multiply(enum lode_type type, multiply_columns_fn *columns,
+                                   const struct cpu_product *p)
 {
     if (p->n <= DIRECT_TOKENS || p->weight->rows < 8)
         multiply_direct(type, p);
@@ -194,41 +197,42 @@ static ALWAYS_INLINE void multiply(enum lode_type type, multiply_columns_fn *col
         multiply_panel(type, columns, p);
 }
 
-#define DEFINE_COLUMNS(type)                                                                                       \
-    static void columns_##type(int offset, struct panel *panel, const struct cpu_product *p, uint32_t first_part,  \
-                               uint32_t n_parts)                                                                   \
-    {                                                                                                              \
-        multiply_part_columns(LODE_##type, offset, panel, p, first_part, n_parts);                                 \
+#define DEFINE_COLUMNS(type)                                                                                 \
+    static void columns_##type(int offset, struct panel *panel, const struct cpu_product *p,                 \
+                               uint32_t first_part, uint32_t n_parts)                                        \
+    {                                                                                                        \
+        multiply_part_columns(LODE_##type, offset, panel, p, first_part, n_parts);                           \
     }
 
-// Types whose panels are multiplied in the same way share a tile kernel; only the offset, an argument, differs.
-#define DEFINE_MULTIPLY(type, tile)                                                                                \
-    static void multiply_##type(const struct cpu_product *p)                                                       \
-    {                                                                                                              \
-        multiply(LODE_##type, columns_##tile, p);                                                                  \
+// Types whose panels are multiplied in the same way share a tile kernel; only the offset, an argument,
+// differs.
+#define DEFINE_MULTIPLY(type, tile)                                                                          \
+    static void multiply_##type(const struct cpu_product *p)                                                 \
+    {                                                                                                        \
+        multiply(LODE_##type, columns_##tile, p);                                                            \
     }
 
-#define DEFINE_QUANTISED_KERNELS                                                                                   \
-    DEFINE_COLUMNS(Q4_0)                                                                                           \
-    DEFINE_COLUMNS(Q4_1)                                                                                           \
-    DEFINE_COLUMNS(Q5_0)                                                                                           \
-    DEFINE_COLUMNS(Q5_1)                                                                                           \
-    DEFINE_COLUMNS(Q8_0)                                                                                           \
-    DEFINE_COLUMNS(Q2_K)                                                                                           \
-    DEFINE_COLUMNS(Q3_K)                                                                                           \
-    DEFINE_COLUMNS(Q6_K)                                                                                           \
-    DEFINE_MULTIPLY(Q4_0, Q4_0)                                                                                    \
-    DEFINE_MULTIPLY(Q4_1, Q4_1)                                                                                    \
-    DEFINE_MULTIPLY(Q5_0, Q5_0)                                                                                    \
-    DEFINE_MULTIPLY(Q5_1, Q5_1)                                                                                    \
-    DEFINE_MULTIPLY(Q8_0, Q8_0)                                                                                    \
-    DEFINE_MULTIPLY(Q2_K, Q2_K)                                                                                    \
-    DEFINE_MULTIPLY(Q3_K, Q3_K)                                                                                    \
-    DEFINE_MULTIPLY(Q4_K, Q4_1)                                                                                    \
-    DEFINE_MULTIPLY(Q5_K, Q5_1)                                                                                    \
-    DEFINE_MULTIPLY(Q6_K, Q6_K)                                                                                    \
-    DEFINE_MULTIPLY(IQ4_NL, Q8_0)                                                                                  \
-    DEFINE_MULTIPLY(IQ4_XS, Q8_0)                                                                                  \
+#define DEFINE_QUANTISED_KERNELS                                                                             \
+    DEFINE_COLUMNS(Q4_0)                                                                                     \
+    DEFINE_COLUMNS(Q4_1)                                                                                     \
+    DEFINE_COLUMNS(Q5_0)                                                                                     \
+    DEFINE_COLUMNS(Q5_1)                                                                                     \
+    DEFINE_COLUMNS(Q8_0)                                                                                     \
+    DEFINE_COLUMNS(Q2_K)                                                                                     \
+    DEFINE_COLUMNS(Q3_K)                                                                                     \
+    DEFINE_COLUMNS(Q6_K)                                                                                     \
+    DEFINE_MULTIPLY(Q4_0, Q4_0)                                                                              \
+    DEFINE_MULTIPLY(Q4_1, Q4_1)                                                                              \
+    DEFINE_MULTIPLY(Q5_0, Q5_0)                                                                              \
+    DEFINE_MULTIPLY(Q5_1, Q5_1)                                                                              \
+    DEFINE_MULTIPLY(Q8_0, Q8_0)                                                                              \
+    DEFINE_MULTIPLY(Q2_K, Q2_K)                                                                              \
+    DEFINE_MULTIPLY(Q3_K, Q3_K)                                                                              \
+    DEFINE_MULTIPLY(Q4_K, Q4_1)                                                                              \
+    DEFINE_MULTIPLY(Q5_K, Q5_1)                                                                              \
+    DEFINE_MULTIPLY(Q6_K, Q6_K)                                                                              \
+    DEFINE_MULTIPLY(IQ4_NL, Q8_0)                                                                            \
+    DEFINE_MULTIPLY(IQ4_XS, Q8_0)                                                                            \
     DEFINE_MULTIPLY(MXFP4, Q5_0)
 
 #endif

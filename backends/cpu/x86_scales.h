@@ -1,8 +1,8 @@
 // Scales and minima of eight weight rows at once, one row a lane, for AVX2 and AVX-512.
 //
-// The kernels take eight rows together so that an integer dot product, its scale and the running sum cost one vector
-// operation for eight rows. The packed scales of K-quants are transposed as 32-bit words first; then each part of 32
-// weights shifts its own bits out of all rows at once.
+// The kernels take eight rows together so that an integer dot product, its scale and the running sum cost one
+// vector operation for eight rows. The packed scales of K-quants are transposed as 32-bit words first; then
+// each part of 32 weights shifts its own bits out of all rows at once.
 #ifndef LODE_CPU_X86_SCALES_H
 #define LODE_CPU_X86_SCALES_H
 

@@ -1,5 +1,5 @@
-// Feeds headers to all that reads them after the GGUF parser: the tensor table, the shape, the tokenizer. The file is
-// taken to be as large as its tensors need, so that inputs need no weights.
+// Feeds headers to all that reads them after the GGUF parser: the tensor table, the shape, the tokenizer. The
+// file is taken to be as large as its tensors need, so that inputs need no weights.
 #include "core/gemma4.h"
 #include "core/shape.h"
 #include "core/tokenizer.h"
@@ -25,7 +25,8 @@ static void use_tokenizer(const struct gguf *gguf, const uint8_t *data, size_t s
         return;
     int32_t *ids;
     size_t count, text_len = size < 256 ? size : 256;
-    if (tokenizer_encode(tokenizer, (const char *)data, text_len, TOKENIZER_SPECIAL, NULL, 0, &ids, &count, &error) == 0)
+    if (tokenizer_encode(tokenizer, (const char *)data, text_len, TOKENIZER_SPECIAL, NULL, 0, &ids, &count,
+                         &error) == 0)
         free(ids);
     tokenizer_free(tokenizer);
 }
