@@ -65,7 +65,6 @@ struct lode_limits {
     uint32_t ffn_width; // widest gate/up output of matmul_geglu and of an expert
     uint32_t n_heads, head_size;
     uint32_t expert_rows; // rows * experts used
-    uint32_t positions;   // longest attention
 };
 
 struct lode_device;

@@ -80,7 +80,7 @@ static int open_buffers(struct forward *f, struct lode_error *error)
     return 0;
 }
 
-static int reserve_device(struct forward *f, uint32_t context, struct lode_error *error)
+static int reserve_device(struct forward *f, struct lode_error *error)
 {
     const struct gemma_hparams *h = &f->weights->model->hparams;
     const struct widths w = forward_widths(f->weights->model);
@@ -91,7 +91,6 @@ static int reserve_device(struct forward *f, uint32_t context, struct lode_error
         .n_heads = h->n_heads,
         .head_size = w.head_size,
         .expert_rows = f->batch * w.experts_used,
-        .positions = context,
     };
     return f->device->ops->reserve(f->device, &limits, error);
 }
@@ -110,7 +109,7 @@ int forward_open(struct forward **out, const struct forward_weights *weights, ui
     if (!rc)
         rc = open_buffers(f, error);
     if (!rc)
-        rc = reserve_device(f, context, error);
+        rc = reserve_device(f, error);
     if (!rc)
         rc = expert_batch_open(&f->experts, &weights->model->hparams, batch, error);
     if (rc) {

@@ -87,7 +87,7 @@ static struct lode_rows attend(const struct variant *variant, uint32_t threads, 
 {
     const struct shape *shape = &scene->shape;
     struct lode_limits limits = {
-        .rows = shape->rows, .n_heads = shape->n_heads, .head_size = shape->head_size, .positions = 1};
+        .rows = shape->rows, .n_heads = shape->n_heads, .head_size = shape->head_size};
     struct cpu_device device = make_device(variant, threads, &limits);
     struct lode_rows out = copy_rows(scene->q);
     for (uint32_t i = 0; i < out.n; i++)

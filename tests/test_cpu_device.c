@@ -179,8 +179,7 @@ static const struct lode_limits small_limits = {.rows = 4,
                                                 .ffn_width = 256,
                                                 .n_heads = 4,
                                                 .head_size = 64,
-                                                .expert_rows = 8,
-                                                .positions = 512};
+                                                .expert_rows = 8};
 
 Test(cpu_device, scratch_grows_and_never_shrinks)
 {
@@ -464,8 +463,7 @@ Test(cpu_device, operations_allocate_nothing)
                                  .ffn_width = 256,
                                  .n_heads = 4,
                                  .head_size = 64,
-                                 .expert_rows = 8,
-                                 .positions = 2000};
+                                 .expert_rows = 8};
     cr_assert_eq(device->ops->reserve(device, &limits, NULL), LODE_OK);
     static struct step step;
     for (uint32_t n = 4; n <= 400; n += 396) { // 4 rows are too few for threads, 400 are not

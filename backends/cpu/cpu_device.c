@@ -65,7 +65,6 @@ static int cpu_reserve(struct lode_device *device, const struct lode_limits *lim
     raise_to(&raised.n_heads, limits->n_heads);
     raise_to(&raised.head_size, limits->head_size);
     raise_to(&raised.expert_rows, limits->expert_rows);
-    raise_to(&raised.positions, limits->positions);
 
     int code = cpu_matmul_reserve(&cpu->matmul_scratch, cpu->threads, &raised, error);
     if (code == LODE_OK)
