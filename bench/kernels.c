@@ -52,8 +52,7 @@ static void *allocate(size_t bytes)
     return memory;
 }
 
-// One random row repeated with other rows' blocks would do for timing; for the errors all rows of the first
-// copy differ.
+// Random blocks, repeated out of order: making every block anew would take longer than timing them.
 static struct cell make_cell(enum lode_type type, struct shape shape, uint32_t tokens)
 {
     const struct lode_type_traits *traits = lode_type_find(type);

@@ -63,8 +63,8 @@ static double read_gbps(uint32_t threads)
 }
 
 #if defined(__x86_64__)
-// Eight sums by name: arrays of vectors stay in memory at some levels of optimisation. The empty assembly keeps the
-// compiler from seeing that the sums are never used.
+// Eight sums by name: arrays of vectors stay in memory at some levels of optimisation. The empty assembly
+// keeps the compiler from seeing that the sums are never used.
 #define EIGHT(macro) macro(0) macro(1) macro(2) macro(3) macro(4) macro(5) macro(6) macro(7)
 #define KEEP(value) __asm__ volatile("" : "+v"(value))
 
@@ -72,8 +72,8 @@ __attribute__((target("avx2,fma"))) static void float_loop_avx2(void)
 {
     __m256 factor = _mm256_set1_ps(0.5f);
 #define SUM(i) __m256 sum##i = factor;
-#define STEP(i)                                                                                                    \
-    sum##i = _mm256_fmadd_ps(sum##i, factor, factor);                                                              \
+#define STEP(i)                                                                                              \
+    sum##i = _mm256_fmadd_ps(sum##i, factor, factor);                                                        \
     KEEP(sum##i);
     EIGHT(SUM)
     for (int step = 0; step < STEPS; step++) {
@@ -87,10 +87,10 @@ __attribute__((target("avx2"))) static void int8_loop_avx2(void)
 {
     __m256i codes = _mm256_set1_epi8(3), x = _mm256_set1_epi8(-5);
 #define SUM(i) __m256i sum##i = x, product##i;
-#define STEP(i)                                                                                                    \
-    product##i = _mm256_maddubs_epi16(codes, x);                                                                   \
-    KEEP(product##i);                                                                                              \
-    sum##i = _mm256_add_epi16(sum##i, product##i);                                                                 \
+#define STEP(i)                                                                                              \
+    product##i = _mm256_maddubs_epi16(codes, x);                                                             \
+    KEEP(product##i);                                                                                        \
+    sum##i = _mm256_add_epi16(sum##i, product##i);                                                           \
     KEEP(sum##i);
     EIGHT(SUM)
     for (int step = 0; step < STEPS; step++) {
@@ -104,8 +104,8 @@ __attribute__((target("avx512f"))) static void float_loop_avx512(void)
 {
     __m512 factor = _mm512_set1_ps(0.5f);
 #define SUM(i) __m512 sum##i = factor;
-#define STEP(i)                                                                                                    \
-    sum##i = _mm512_fmadd_ps(sum##i, factor, factor);                                                              \
+#define STEP(i)                                                                                              \
+    sum##i = _mm512_fmadd_ps(sum##i, factor, factor);                                                        \
     KEEP(sum##i);
     EIGHT(SUM)
     for (int step = 0; step < STEPS; step++) {
@@ -119,8 +119,8 @@ __attribute__((target("avx512f,avx512vnni"))) static void int8_loop_avx512(void)
 {
     __m512i codes = _mm512_set1_epi8(3), x = _mm512_set1_epi8(-5);
 #define SUM(i) __m512i sum##i = x;
-#define STEP(i)                                                                                                    \
-    sum##i = _mm512_dpbusd_epi32(sum##i, codes, x);                                                                \
+#define STEP(i)                                                                                              \
+    sum##i = _mm512_dpbusd_epi32(sum##i, codes, x);                                                          \
     KEEP(sum##i);
     EIGHT(SUM)
     for (int step = 0; step < STEPS; step++) {

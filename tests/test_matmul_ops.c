@@ -7,12 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct lode_limits limits = {.rows = 300,
-                                          .cols = 512,
-                                          .ffn_width = 96,
-                                          .n_heads = 1,
-                                          .head_size = 32,
-                                          .expert_rows = 700};
+static const struct lode_limits limits = {
+    .rows = 300, .cols = 512, .ffn_width = 96, .n_heads = 1, .head_size = 32, .expert_rows = 700};
 
 static struct cpu_device open_device(const struct matmul_variant *variant, uint32_t threads)
 {
