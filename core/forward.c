@@ -15,7 +15,12 @@ static uint32_t max_u32(uint32_t a, uint32_t b)
     return a > b ? a : b;
 }
 
-struct widths forward_widths(const struct gemma_model *model)
+// The widest rows that any layer makes.
+struct widths {
+    uint32_t q, kv, ffn, head_size, experts_used, all_ple;
+};
+
+static struct widths widest(const struct gemma_model *model)
 {
     const struct gemma_hparams *h = &model->hparams;
     struct widths w = {0};
@@ -35,7 +40,7 @@ struct widths forward_widths(const struct gemma_model *model)
 static void buffer_floats(const struct gemma_model *model, size_t floats[N_BUFFERS])
 {
     const struct gemma_hparams *h = &model->hparams;
-    const struct widths w = forward_widths(model);
+    const struct widths w = widest(model);
     memset(floats, 0, N_BUFFERS * sizeof *floats);
     floats[BUFFER_X] = floats[BUFFER_NORMED] = floats[BUFFER_BRANCH] = h->hidden;
     floats[BUFFER_Q] = floats[BUFFER_ATTENDED] = w.q;
@@ -83,7 +88,7 @@ static int open_buffers(struct forward *f, struct lode_error *error)
 static int reserve_device(struct forward *f, struct lode_error *error)
 {
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    const struct widths w = forward_widths(f->weights->model);
+    const struct widths w = widest(f->weights->model);
     struct lode_limits limits = {
         .rows = f->batch,
         .cols = max_u32(max_u32(h->hidden, w.q), max_u32(w.ffn, max_u32(h->expert_width, h->ple_width))),

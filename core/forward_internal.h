@@ -26,12 +26,6 @@ enum buffer {
     N_BUFFERS,
 };
 
-struct widths {
-    uint32_t q, kv, ffn, head_size, experts_used, all_ple;
-};
-
-struct widths forward_widths(const struct gemma_model *model);
-
 // The choices of a batch, sorted by expert. Host memory, made once.
 struct expert_batch {
     int32_t *chosen;         // [rows][k]
@@ -91,7 +85,8 @@ static inline const float *forward_vector(const struct forward *f, const struct 
 // Runs one layer over the pass. After the last layer that writes K and V the pass has `want` rows.
 int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error);
 
-// Adds the routed experts' part of a layer's FFN to `sum`: reads the pass's residual stream.
+// The routed experts of a layer, in two steps so that work can be done while missing ones are read: choose
+// fills the batch's choices from the residual stream, run computes the weighted sum of the chosen into `sum`.
 int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                    struct lode_error *error);
 int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,

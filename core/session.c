@@ -198,7 +198,7 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
     const uint64_t start_ns = clock_now_ns();
     session->feed_start_ns = start_ns;
     size_t done = 0;
-    if (!rc)
+    if (!rc && count)
         rc = session_flush_pending(session, 0, error);
     while (!rc && done < count) {
         if (on_progress && !on_progress(user, "prefill", done, count)) {

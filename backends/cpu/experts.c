@@ -18,11 +18,6 @@ struct gated_call {
     uint32_t gate_rows, down_rows;  // of a task
 };
 
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static uint32_t token_chunks(const struct lode_expert_job *job)
 {
     return cpu_ceil_div(job->n, CPU_PRODUCT_TOKENS);
@@ -72,7 +67,7 @@ static struct cpu_product product_of_x(const struct cpu_worker *worker, const st
         .x = call->x.data + skip * call->x.stride,
         .x_stride = call->x.stride,
         .x_ids = job->tokens ? job->tokens + token : NULL,
-        .n = least(job->n - token, CPU_PRODUCT_TOKENS),
+        .n = cpu_least(job->n - token, CPU_PRODUCT_TOKENS),
         .workspace = worker->workspace,
     };
 }
@@ -139,11 +134,11 @@ static void gate_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     task = find_job(worker, call, task, gate_tasks);
     const struct lode_expert_job *job = &call->jobs[worker->item];
     const uint32_t chunks = token_chunks(job), token = task % chunks * CPU_PRODUCT_TOKENS;
-    const uint32_t n = least(job->n - token, CPU_PRODUCT_TOKENS);
+    const uint32_t n = cpu_least(job->n - token, CPU_PRODUCT_TOKENS);
     const uint32_t begin = task / chunks * call->gate_rows,
-                   end = least(begin + call->gate_rows, job->gate.rows);
+                   end = cpu_least(begin + call->gate_rows, job->gate.rows);
     for (uint32_t first = begin; first < end; first += CPU_PRODUCT_ROWS) {
-        const uint32_t n_rows = least(end - first, CPU_PRODUCT_ROWS);
+        const uint32_t n_rows = cpu_least(end - first, CPU_PRODUCT_ROWS);
         const float *tile = gated_tile(worker, call, job, token, first, n_rows);
         put_tile(worker, call, job, tile, token, n, first, n_rows);
     }
@@ -155,7 +150,8 @@ static void down_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
     task = find_job(worker, call, task, down_tasks);
     const struct lode_expert_job *job = &call->jobs[worker->item];
     uint32_t chunks = token_chunks(job), token = task % chunks * CPU_PRODUCT_TOKENS;
-    uint32_t first = task / chunks * call->down_rows, end = least(first + call->down_rows, job->down.rows);
+    uint32_t first = task / chunks * call->down_rows,
+             end = cpu_least(first + call->down_rows, job->down.rows);
     size_t width = job->down.cols;
     const void *rows = call->intermediate + worker->item_offset;
     for (uint32_t row = first; row < end; row += CPU_PRODUCT_ROWS) {
@@ -164,13 +160,13 @@ static void down_task(struct cpu_worker *worker, const void *opaque, uint32_t ta
             .block_stride = width / CPU_BLOCK,
             .x = (const float *)rows + token * width,
             .x_stride = width,
-            .n = least(job->n - token, CPU_PRODUCT_TOKENS),
+            .n = cpu_least(job->n - token, CPU_PRODUCT_TOKENS),
             .out = call->out.data + row,
             .out_stride = call->out.stride,
             .out_ids = job->slots + token,
             .workspace = worker->workspace,
         };
-        multiply(worker, &product, &job->down, row, least(end - row, CPU_PRODUCT_ROWS));
+        multiply(worker, &product, &job->down, row, cpu_least(end - row, CPU_PRODUCT_ROWS));
     }
 }
 

@@ -29,11 +29,6 @@ static uint32_t weight_tasks(const struct matmul_call *call, const struct lode_m
     return cpu_ceil_div(weight->rows, task_rows(call, weight)) * cpu_ceil_div(call->x.n, CPU_PRODUCT_TOKENS);
 }
 
-static uint32_t least(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 static void multiply_block(struct cpu_worker *worker, const struct matmul_call *call, uint32_t weight,
                            uint32_t row, uint32_t n_rows, uint32_t token)
 {
@@ -48,7 +43,7 @@ static void multiply_block(struct cpu_worker *worker, const struct matmul_call *
         .block_stride = row_blocks,
         .x = x->data + token * x->stride,
         .x_stride = x->stride,
-        .n = least(x->n - token, CPU_PRODUCT_TOKENS),
+        .n = cpu_least(x->n - token, CPU_PRODUCT_TOKENS),
         .out = out->data + token * out->stride + row,
         .out_stride = out->stride,
         .workspace = worker->workspace,
@@ -67,9 +62,9 @@ static void matmul_task(struct cpu_worker *worker, const void *opaque, uint32_t 
     const struct lode_matrix *w = &call->weights[weight];
     uint32_t chunks = cpu_ceil_div(call->x.n, CPU_PRODUCT_TOKENS), rows = task_rows(call, w);
     uint32_t token = task % chunks * CPU_PRODUCT_TOKENS, first = task / chunks * rows;
-    uint32_t end = least(first + rows, w->rows);
+    uint32_t end = cpu_least(first + rows, w->rows);
     for (uint32_t row = first; row < end; row += CPU_PRODUCT_ROWS)
-        multiply_block(worker, call, weight, row, least(end - row, CPU_PRODUCT_ROWS), token);
+        multiply_block(worker, call, weight, row, cpu_least(end - row, CPU_PRODUCT_ROWS), token);
 }
 
 void cpu_matmul(struct lode_device *device, const struct lode_rows *outs, const struct lode_matrix *weights,

@@ -52,6 +52,11 @@ static inline uint32_t cpu_long_task_rows(const struct cpu_device *device, uint6
     return rows < CPU_PRODUCT_ROWS ? CPU_PRODUCT_ROWS : rows > 4096 ? 4096 : (uint32_t)rows;
 }
 
+static inline uint32_t cpu_least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 static inline uint32_t cpu_ceil_div(uint32_t a, uint32_t b)
 {
     return a / b + (a % b != 0);

@@ -30,7 +30,7 @@ void cpu_threads_bind(struct cpu_places *out, uint32_t threads);
 void cpu_threads_move_caller(const struct cpu_places *places);
 
 // To be called before a parallel region. Threads that wake each other are often put on one core, where they
-// then take turns. Decoding the demo model on 2 cores (medians of 6): 3,100 tokens/s with this, 2,600
+// then take turns. Decoding the demo model on 2 cores (medians of 5 or 6): 3,000 tokens/s with this, 2,600
 // without; with one other busy process 1,370 and 820. Holding the caller on its core for a whole pass gave
 // 2,400 and 1,420.
 static inline void cpu_threads_part(const struct cpu_places *places)
