@@ -1,13 +1,16 @@
-// A loaded model: opens the file, checks that it fits, reads the weights, makes the device ready.
+// A model: opens its file, makes the device ready, reads the weights for the first session, keeps the heat.
 #include "core/engine.h"
 
 #include "backends/cpu/cpu.h"
-#include "core/clock.h"
+#include "base/bytes_text.h"
+#include "base/clock.h"
+#include "core/fingerprint.h"
 #include "core/shape.h"
-#include "profiles/host_memory.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,9 +18,7 @@
 #define LODE_VERSION "0.0.0"
 #endif
 
-// What stays free: the system, other programs, and our own small allocations.
-#define HEADROOM_BYTES (256ull << 20)
-#define GIB (1024.0 * 1024 * 1024)
+#define HEAT_INTERVAL_NS ((uint64_t)600 * 1000000000)
 
 const char *lode_version(void)
 {
@@ -29,39 +30,86 @@ struct lode_engine_options lode_engine_options_default(void)
     return (struct lode_engine_options){0};
 }
 
-uint64_t engine_available_bytes(void)
+void engine_note(const struct lode_engine *engine, const char *format, ...)
 {
-    struct host_memory memory;
-    if (host_memory_read(&memory, "/", NULL))
-        return 0;
-    return memory.available_bytes > HEADROOM_BYTES ? memory.available_bytes - HEADROOM_BYTES : 1;
+    if (!engine->options.on_note)
+        return;
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    engine->options.on_note(engine->options.user, text);
 }
 
-static int check_memory(const struct lode_engine *engine, const char *path, struct lode_error *error)
+// ---- files
+// ---------------------------------------------------------------------------------------------------
+
+static int choose_io(enum io_engine_kind *out, const char *name, struct lode_error *error)
 {
-    const uint64_t needed = residency_needed_bytes(&engine->model.units),
-                   available = engine_available_bytes();
-    if (!available || needed <= available)
-        return 0;
-    return lode_fail(
-        error, LODE_ERR_MEMORY,
-        "%s: the weights take %.2f GiB, but %.2f GiB of memory are available (%.2f GiB are kept free); "
-        "close other programs, or use a smaller model or a smaller quantisation",
-        path, (double)needed / GIB, (double)available / GIB, (double)HEADROOM_BYTES / GIB);
+    static const char *const names[] = {
+        [IO_ENGINE_AUTO] = "auto", [IO_ENGINE_URING] = "uring", [IO_ENGINE_THREADS] = "threads"};
+    for (int kind = IO_ENGINE_AUTO; kind <= IO_ENGINE_THREADS; kind++)
+        if (!name || strcmp(name, names[kind]) == 0) {
+            *out = (enum io_engine_kind)kind;
+            return 0;
+        }
+    return lode_fail(error, LODE_ERR_ARGUMENT,
+                     "there is no way of reading called '%s'; there are auto, uring and threads", name);
+}
+
+// The second copy of each file: of a split model, the files of the same names beside the mirror.
+static char *mirror_path(const char *mirror, const char *path, uint32_t n_files)
+{
+    const char *name = strrchr(path, '/'), *slash = strrchr(mirror, '/');
+    char *out = NULL;
+    if (n_files == 1)
+        return strdup(mirror);
+    if (asprintf(&out, "%.*s%s", slash ? (int)(slash - mirror + 1) : 0, mirror, name ? name + 1 : path) < 0)
+        return NULL;
+    return out;
+}
+
+// A model that is kept in memory as a whole is read through the page cache where there is room for it too:
+// the next start finds it there. Otherwise the page cache is left alone.
+static enum io_cache_use choose_cache(const struct lode_engine *engine)
+{
+    const uint64_t weights = unit_table_bytes(&engine->model.units), available = engine_available_bytes();
+    const bool roomy = available && weights < available / 2 && available - 2 * weights > available / 16;
+    return !engine->options.ram_bytes && roomy ? IO_CACHE_POPULATE : IO_CACHE_AUTO;
 }
 
 static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
 {
     const uint32_t n = gguf_file_count(gguf);
     const char **paths = calloc(n, sizeof *paths);
-    if (!paths)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the paths of %" PRIu32 " files", n);
-    for (uint32_t i = 0; i < n; i++)
+    char **mirrors = calloc(n, sizeof *mirrors);
+    struct io_options options = {.cache = choose_cache(engine)};
+    int rc = choose_io(&options.engine, engine->options.io, error);
+    if (!rc && (!paths || !mirrors))
+        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the paths of %" PRIu32 " files", n);
+    for (uint32_t i = 0; i < n && !rc; i++) {
         paths[i] = gguf_file_path(gguf, i);
-    const struct io_options options = {0};
-    int rc = io_open(&engine->io, paths, n, &options, error);
+        if (engine->options.mirror && !(mirrors[i] = mirror_path(engine->options.mirror, paths[i], n)))
+            rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the path of a mirror");
+    }
+    if (engine->options.mirror)
+        options.mirrors = (const char *const *)mirrors;
+    if (!rc)
+        rc = io_open(&engine->io, paths, n, &options, error);
+    for (uint32_t i = 0; mirrors && i < n; i++)
+        free(mirrors[i]);
+    free(mirrors);
     free(paths);
-    return rc;
+    if (rc)
+        return rc;
+    struct io_choice choice;
+    io_describe(engine->io, &choice);
+    if (choice.why_threads)
+        engine_note(engine, "reading with threads: %s", choice.why_threads);
+    if (choice.why_cached && options.cache == IO_CACHE_AUTO)
+        engine_note(engine, "reading through the page cache: %s", choice.why_cached);
+    return 0;
 }
 
 static int read_suppressed(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
@@ -83,13 +131,9 @@ static int read_suppressed(struct lode_engine *engine, const struct gguf *gguf, 
     return 0;
 }
 
-static int read_file(struct lode_engine *engine, const char *path, struct lode_error *error)
+static int read_header(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
 {
-    struct gguf *gguf;
-    int rc = gguf_open(&gguf, path, error);
-    if (rc)
-        return rc;
-    rc = gemma_model_load(&engine->model, gguf, error);
+    int rc = gemma_model_load(&engine->model, gguf, error);
     if (!rc) {
         shape_describe(&engine->shape, &engine->model, gguf);
         rc = lode_tokenizer_wrap(&engine->tokenizer, gguf, error);
@@ -100,23 +144,107 @@ static int read_file(struct lode_engine *engine, const char *path, struct lode_e
                        lode_vocab_size(engine->tokenizer), engine->shape.vocab);
     if (!rc)
         rc = read_suppressed(engine, gguf, error);
+    if (!rc && engine->model.hparams.n_experts && engine->options.heat_dir && !engine->options.cold)
+        rc = fingerprint_model(&engine->fingerprint, gguf, error);
+    return rc;
+}
+
+static int read_file(struct lode_engine *engine, struct lode_error *error)
+{
+    struct gguf *gguf;
+    int rc = gguf_open(&gguf, engine->path, error);
     if (rc)
-        lode_fail_in(error, "%s", path);
+        return rc;
+    rc = read_header(engine, gguf, error);
+    if (rc)
+        lode_fail_in(error, "%s", engine->path);
     if (!rc)
         rc = open_io(engine, gguf, error);
     gguf_close(gguf);
     return rc;
 }
 
-struct progress {
-    lode_progress_fn fn;
-    void *user;
-};
+// ---- heat
+// ----------------------------------------------------------------------------------------------------
 
-static bool on_read(void *user, uint64_t done_bytes, uint64_t total_bytes)
+static uint32_t moe_layers(const struct gemma_model *model)
 {
-    const struct progress *progress = user;
-    return !progress->fn || progress->fn(progress->user, "loading", done_bytes, total_bytes);
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < model->hparams.n_layers; l++)
+        n += model->layers[l].moe;
+    return n;
+}
+
+// Heat that cannot be used is told and done without: it is a matter of speed only.
+static int open_heat(struct lode_engine *engine, struct lode_error *error)
+{
+    const uint32_t n_layers = moe_layers(&engine->model);
+    if (!n_layers || !engine->options.heat_dir || engine->options.cold)
+        return 0;
+    char path[4096];
+    if (!heat_file_path(path, sizeof path, engine->options.heat_dir, engine->fingerprint)) {
+        engine_note(engine, "heat is not kept: the path of its folder is too long");
+        return 0;
+    }
+    int rc = heat_open(&engine->heat, n_layers, n_layers * engine->model.hparams.n_experts,
+                       engine->fingerprint, error);
+    if (rc)
+        return rc;
+    engine->heat_path = strdup(path);
+    if (!engine->heat_path)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the path of the heat file");
+    struct lode_error cause;
+    if (heat_read(&engine->heat, path, &cause))
+        engine_note(engine, "starting without heat: %s", cause.text);
+    engine->heat_written_ns = clock_now_ns();
+    return 0;
+}
+
+void engine_keep_heat(struct lode_engine *engine, bool end)
+{
+    const uint64_t now_ns = clock_now_ns();
+    if (!engine->heat_path || !engine->residency)
+        return;
+    if (!end && now_ns - engine->heat_written_ns < HEAT_INTERVAL_NS)
+        return;
+    engine->heat_written_ns = now_ns;
+    struct lode_error cause;
+    if (heat_write(&engine->heat, engine->heat_path, &cause))
+        engine_note(engine, "heat is not kept: %s", cause.text);
+}
+
+// ---- opening
+// -------------------------------------------------------------------------------------------------
+
+static char *copy(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
+static int take_options(struct lode_engine *engine, const char *path,
+                        const struct lode_engine_options *options, struct lode_error *error)
+{
+    struct lode_engine_options *own = &engine->options;
+    *own = *options;
+    engine->path = strdup(path);
+    own->isa = copy(options->isa);
+    own->policy = copy(options->policy);
+    own->io = copy(options->io);
+    own->mirror = copy(options->mirror);
+    own->heat_dir = copy(options->heat_dir);
+    if (!engine->path || (options->isa && !own->isa) || (options->policy && !own->policy) ||
+        (options->io && !own->io) || (options->mirror && !own->mirror) ||
+        (options->heat_dir && !own->heat_dir))
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
+    if (options->policy && !policy_find(options->policy))
+        return lode_fail(error, LODE_ERR_ARGUMENT, "there is no policy called '%s'", options->policy);
+    return 0;
+}
+
+// A session's memory is taken before there are weights.
+static void describe_weights(struct lode_engine *engine)
+{
+    engine->weights = (struct forward_weights){.model = &engine->model, .device = engine->device};
 }
 
 int lode_engine_open(struct lode_engine **out, const char *path, const struct lode_engine_options *options,
@@ -125,29 +253,83 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
     *out = NULL;
     const uint64_t start_ns = clock_now_ns();
     const struct lode_engine_options defaults = lode_engine_options_default();
-    if (!options)
-        options = &defaults;
     struct lode_engine *engine = calloc(1, sizeof *engine);
     if (!engine)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
-    const struct cpu_options cpu = {.threads = options->threads, .isa = options->isa};
-    struct progress progress = {options->on_progress, options->user};
-    int rc = read_file(engine, path, error);
+    int rc = take_options(engine, path, options ? options : &defaults, error);
+    const struct cpu_options cpu = {.threads = engine->options.threads, .isa = engine->options.isa};
     if (!rc)
-        rc = check_memory(engine, path, error);
+        rc = read_file(engine, error);
     if (!rc)
         rc = cpu_open(&engine->device, &cpu, error);
     if (!rc)
-        rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, on_read,
-                            &progress, error);
-    if (!rc)
-        rc = forward_weights_open(&engine->weights, &engine->model, engine->device, engine->residency, error);
+        rc = open_heat(engine, error);
     if (rc) {
         lode_engine_close(engine);
         return rc;
     }
-    engine->load_s = clock_seconds_since(start_ns);
+    describe_weights(engine);
+    engine_settle_ceiling(engine);
+    engine->open_s = clock_seconds_since(start_ns);
     *out = engine;
+    return 0;
+}
+
+static bool on_read(void *user, uint64_t done_bytes, uint64_t total_bytes)
+{
+    const struct lode_engine *engine = user;
+    const struct lode_engine_options *options = &engine->options;
+    return !options->on_progress || options->on_progress(options->user, "loading", done_bytes, total_bytes);
+}
+
+static void note_offload(const struct lode_engine *engine, uint64_t budget)
+{
+    struct residency_figures figures;
+    residency_count(engine->residency, &figures);
+    if (!figures.pool_bytes && !figures.streamed_bytes)
+        return;
+    char experts[96] = "", streamed[96] = "";
+    if (figures.pool_bytes)
+        snprintf(experts, sizeof experts, ", room for %" PRIu32 " of %" PRIu32 " experts", figures.pool_slots,
+                 figures.n_experts);
+    if (figures.streamed_bytes)
+        snprintf(streamed, sizeof streamed, ", %s read in each pass",
+                 bytes_text(figures.streamed_bytes).text);
+    engine_note(engine, "%s of weights in %s of memory: %s stay%s%s",
+                bytes_text(unit_table_bytes(&engine->model.units)).text, bytes_text(budget).text,
+                bytes_text(figures.pinned_bytes).text, experts, streamed);
+}
+
+int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error)
+{
+    if (engine->residency) {
+        engine->sessions_bytes += needs->kv_bytes + needs->scratch_bytes;
+        return 0;
+    }
+    const uint64_t start_ns = clock_now_ns();
+    struct residency_options options = {
+        .policy = engine->options.policy ? policy_find(engine->options.policy) : NULL,
+        .used_per_layer = engine->model.hparams.n_experts_used,
+        .heat = engine->heat_path ? &engine->heat : NULL,
+        .no_prefetch = engine->options.no_prefetch,
+        .on_progress = on_read,
+        .user = engine,
+    };
+    int rc = engine_weights_budget(&options.budget_bytes, engine, needs, error);
+    if (!rc)
+        rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, &options,
+                            error);
+    if (!rc)
+        rc = forward_weights_open(&engine->weights, &engine->model, engine->device, engine->residency, error);
+    if (rc) {
+        residency_close(engine->residency);
+        engine->residency = NULL;
+        describe_weights(engine);
+        return rc;
+    }
+    engine->sessions_bytes += needs->kv_bytes + needs->scratch_bytes;
+    engine->load_s = clock_seconds_since(start_ns);
+    note_offload(engine, options.budget_bytes);
     return 0;
 }
 
@@ -155,16 +337,28 @@ void lode_engine_close(struct lode_engine *engine)
 {
     if (!engine)
         return;
+    engine_keep_heat(engine, true);
     forward_weights_close(&engine->weights);
     residency_close(engine->residency);
+    heat_close(&engine->heat);
     if (engine->device)
         engine->device->ops->close(engine->device);
     io_close(engine->io);
     lode_tokenizer_close(engine->tokenizer);
     gemma_model_free(&engine->model);
     free(engine->suppressed);
+    free(engine->path);
+    free(engine->heat_path);
+    free((char *)engine->options.isa);
+    free((char *)engine->options.policy);
+    free((char *)engine->options.io);
+    free((char *)engine->options.mirror);
+    free((char *)engine->options.heat_dir);
     free(engine);
 }
+
+// ---- what it is
+// ----------------------------------------------------------------------------------------------
 
 const struct lode_tokenizer *lode_engine_tokenizer(const struct lode_engine *engine)
 {
@@ -188,5 +382,17 @@ const char *lode_engine_isa(const struct lode_engine *engine)
 
 double lode_engine_load_seconds(const struct lode_engine *engine)
 {
-    return engine->load_s;
+    return engine->open_s + engine->load_s;
+}
+
+const char *lode_policy_name(size_t index, const char **out_summary)
+{
+    size_t n = 0;
+    while (policy_table[n] && n < index)
+        n++;
+    if (!policy_table[n])
+        return NULL;
+    if (out_summary)
+        *out_summary = policy_table[n]->summary;
+    return policy_table[n]->name;
 }

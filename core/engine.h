@@ -5,6 +5,14 @@
 #include "core/forward.h"
 #include "core/lode.h"
 #include "core/tokenizer_api.h"
+#include "placement/heat.h"
+
+// What a session takes, and what tells how to make it smaller.
+struct session_needs {
+    uint64_t kv_bytes, scratch_bytes; // scratch: activations, logits and the device's own
+    uint32_t context, batch;
+    enum lode_kv_format format;
+};
 
 struct lode_engine {
     struct gemma_model model;
@@ -12,15 +20,49 @@ struct lode_engine {
     struct lode_tokenizer *tokenizer;
     struct io *io;
     struct lode_device *device;
-    struct residency *residency;
+    struct residency *residency; // NULL until the first session is there
     struct forward_weights weights;
     struct lode_logit_bias *suppressed; // tokens that the file says must never be sampled
     size_t n_suppressed;
-    double load_s;
+    double open_s, load_s;
+
+    struct lode_engine_options options; // its texts are the engine's own
+    char *path, *heat_path;             // heat_path is NULL where no heat is kept
+    uint64_t fingerprint;
+    struct heat heat;
+    uint64_t heat_written_ns;
+    uint64_t ceiling_bytes; // of the process; UINT64_MAX where nothing tells
+    uint64_t base_bytes; // beside weights and sessions: the program when the model was opened, and a reserve
+    uint64_t sessions_bytes;
 };
 
 // Memory that an allocation may still take, and what stays free for the rest of the system. 0 where the
 // machine does not tell: then nothing is refused.
 uint64_t engine_available_bytes(void);
+
+// Finds the ceiling and what of it is gone already; at the end of opening.
+void engine_settle_ceiling(struct lode_engine *engine);
+
+// What a new session may take: beside weights that all fit where possible, else an eighth of the memory; and
+// `at_most`, which leaves weights no more than they need at least. UINT64_MAX where nothing is known.
+struct session_room {
+    uint64_t comfortable_bytes, at_most_bytes;
+};
+
+struct session_room engine_session_room(const struct lode_engine *engine);
+
+// Memory for weights beside a session that has been allocated: 0 when everything fits. Fails below the floor,
+// and says what it is made of.
+int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const struct session_needs *needs,
+                          struct lode_error *error);
+
+// Reads the weights, for the first session; for others it only counts.
+int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error);
+
+// Writes what is known of the experts' heat, but not more often than every few minutes unless it is the end.
+void engine_keep_heat(struct lode_engine *engine, bool end);
+
+void engine_note(const struct lode_engine *engine, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

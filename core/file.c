@@ -1,4 +1,5 @@
 // A model file without its weights: hyperparameters, groups of units, tensors.
+#include "core/fingerprint.h"
 #include "core/gemma4.h"
 #include "core/lode.h"
 #include "core/shape.h"
@@ -130,6 +131,11 @@ int lode_file_shape(const struct lode_file *file, struct lode_shape *out, struct
                          file->model_error.text);
     shape_describe(out, &file->model, file->gguf);
     return 0;
+}
+
+int lode_file_fingerprint(const struct lode_file *file, uint64_t *out, struct lode_error *error)
+{
+    return fingerprint_model(out, file->gguf, error);
 }
 
 size_t lode_file_group_count(const struct lode_file *file)

@@ -51,8 +51,27 @@ static void buffer_floats(const struct gemma_model *model, size_t floats[N_BUFFE
         floats[BUFFER_EXPERT_INPUT] = floats[BUFFER_EXPERT_SUM] = h->hidden;
         floats[BUFFER_ROUTER] = h->n_experts;
         floats[BUFFER_CHOSEN] = floats[BUFFER_CHOSEN_WEIGHT] = w.experts_used;
+        floats[BUFFER_GUESSED] = floats[BUFFER_GUESSED_WEIGHT] = w.experts_used;
         floats[BUFFER_EXPERT_SLOTS] = (size_t)w.experts_used * h->hidden;
     }
+}
+
+static uint64_t row_bytes(const struct gemma_weight *weight)
+{
+    const struct lode_type_traits *traits = lode_type_find(weight->type);
+    return (uint64_t)weight->cols / traits->block_elems * traits->block_bytes;
+}
+
+// Of the tables that may stay in the files.
+static uint64_t widest_row_bytes(const struct gemma_model *model)
+{
+    uint64_t widest = 0;
+    const struct gemma_weight *tables[] = {&model->embedding, &model->ple_table};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        if (tables[i]->cols && model->units.units[tables[i]->unit].class == UNIT_ROWS &&
+            row_bytes(tables[i]) > widest)
+            widest = row_bytes(tables[i]);
+    return widest;
 }
 
 uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch)
@@ -62,7 +81,7 @@ uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t 
     uint64_t bytes = 0;
     for (int b = 0; b < N_BUFFERS; b++)
         bytes += floats[b] * batch * sizeof(float);
-    return bytes;
+    return bytes + batch * (widest_row_bytes(model) + sizeof(int32_t));
 }
 
 static int open_buffers(struct forward *f, struct lode_error *error)
@@ -85,23 +104,37 @@ static int open_buffers(struct forward *f, struct lode_error *error)
     return 0;
 }
 
-static int reserve_device(struct forward *f, struct lode_error *error)
+struct lode_limits forward_limits(const struct gemma_model *model, uint32_t batch)
 {
-    const struct gemma_hparams *h = &f->weights->model->hparams;
-    const struct widths w = widest(f->weights->model);
-    struct lode_limits limits = {
-        .rows = f->batch,
+    const struct gemma_hparams *h = &model->hparams;
+    const struct widths w = widest(model);
+    return (struct lode_limits){
+        .rows = batch,
         .cols = max_u32(max_u32(h->hidden, w.q), max_u32(w.ffn, max_u32(h->expert_width, h->ple_width))),
         .ffn_width = max_u32(w.ffn, h->expert_width),
         .n_heads = h->n_heads,
         .head_size = w.head_size,
-        .expert_rows = f->batch * w.experts_used,
+        .expert_rows = batch * w.experts_used,
     };
-    return f->device->ops->reserve(f->device, &limits, error);
 }
 
-int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context,
-                 uint32_t batch, enum lode_kv_format format, struct lode_error *error)
+static int open_fetched(struct forward *f, struct lode_error *error)
+{
+    const uint64_t bytes = widest_row_bytes(f->weights->model) * f->batch;
+    if (!bytes)
+        return 0;
+    f->fetched = malloc(bytes + LODE_DEVICE_SLACK);
+    f->row_order = malloc(f->batch * sizeof *f->row_order);
+    if (!f->fetched || !f->row_order)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for embedding rows of %u tokens", f->batch);
+    for (uint32_t i = 0; i < f->batch; i++)
+        f->row_order[i] = (int32_t)i;
+    f->scratch_bytes += bytes + f->batch * sizeof *f->row_order;
+    return 0;
+}
+
+int forward_open(struct forward **out, const struct forward_weights *weights,
+                 const struct forward_options *options, struct lode_error *error)
 {
     *out = NULL;
     struct forward *f = calloc(1, sizeof *f);
@@ -109,14 +142,20 @@ int forward_open(struct forward **out, const struct forward_weights *weights, ui
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a session");
     f->weights = weights;
     f->device = weights->device;
-    f->batch = batch;
-    int rc = kv_cache_open(&f->kv, weights->model, f->device, context, batch, format, error);
+    f->batch = options->batch;
+    f->keep_going = options->keep_going;
+    f->user = options->user;
+    const struct lode_limits limits = forward_limits(weights->model, f->batch);
+    int rc =
+        kv_cache_open(&f->kv, weights->model, f->device, options->context, f->batch, options->format, error);
     if (!rc)
         rc = open_buffers(f, error);
     if (!rc)
-        rc = reserve_device(f, error);
+        rc = open_fetched(f, error);
     if (!rc)
-        rc = expert_batch_open(&f->experts, &weights->model->hparams, batch, error);
+        rc = f->device->ops->reserve(f->device, &limits, error);
+    if (!rc)
+        rc = expert_batch_open(&f->experts, &weights->model->hparams, f->batch, error);
     if (rc) {
         forward_close(f);
         return rc;
@@ -134,6 +173,8 @@ void forward_close(struct forward *f)
             f->device->ops->free(f->device, f->buffers[b], f->buffer_bytes[b]);
     expert_batch_close(&f->experts);
     kv_cache_close(&f->kv);
+    free(f->fetched);
+    free(f->row_order);
     free(f);
 }
 
@@ -157,23 +198,43 @@ uint32_t forward_rewind(struct forward *f, uint32_t keep)
     return kv_cache_rewind(&f->kv, keep);
 }
 
+// out = scale * the rows `ids` of a table, which is in memory or stays in the files.
+static int embed(struct forward *f, struct lode_rows out, const struct gemma_weight *weight,
+                 const int32_t *ids, float scale, struct lode_error *error)
+{
+    struct residency *residency = f->weights->residency;
+    if (!residency_has_rows(residency, weight->unit)) {
+        const struct lode_matrix table = forward_matrix(f, weight);
+        f->device->ops->embed(f->device, out, &table, ids, scale);
+        return 0;
+    }
+    const struct lode_matrix rows = {f->fetched, weight->type, out.n, weight->cols, row_bytes(weight)};
+    int rc = residency_fetch_rows(residency, weight->unit, weight->part, rows.row_bytes, ids, out.n,
+                                  f->fetched, error);
+    if (!rc)
+        f->device->ops->embed(f->device, out, &rows, f->row_order, scale);
+    return rc;
+}
+
 // The per-layer inputs of all layers: what the table holds for the token, plus a projection of its embedding.
 //   ple[l] = (RMS(W x * hidden^-1/2)[l] * w + sqrt(width) * table[token][l]) / sqrt(2)
-static void load_ple(struct forward *f, struct pass *pass, const int32_t *ids)
+static int load_ple(struct forward *f, struct pass *pass, const int32_t *ids, struct lode_error *error)
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
     const struct lode_device_ops *ops = f->device->ops;
-    const struct lode_matrix table = forward_matrix(f, &model->ple_table);
     const struct lode_matrix projection = forward_matrix(f, &model->ple_model_proj);
-    pass->ple = forward_rows(f, BUFFER_PLE, pass->x.n, table.cols);
+    pass->ple = forward_rows(f, BUFFER_PLE, pass->x.n, model->ple_table.cols);
     struct lode_rows context = forward_rows(f, BUFFER_PLE_CONTEXT, pass->x.n, projection.rows);
-    ops->embed(f->device, pass->ple, &table, ids, sqrtf((float)h->ple_width));
+    int rc = embed(f, pass->ple, &model->ple_table, ids, sqrtf((float)h->ple_width), error);
+    if (rc)
+        return rc;
     ops->matmul(f->device, &context, &projection, 1, pass->x);
     ops->scale(f->device, context, 1.0f / sqrtf((float)h->hidden));
     struct lode_rows by_layer = split_rows(context, h->ple_width);
     ops->rms_norm(f->device, by_layer, by_layer, forward_vector(f, &model->ple_proj_norm), h->rms_eps, 1.0f);
     ops->add(f->device, pass->ple, pass->ple, context, (float)M_SQRT1_2);
+    return 0;
 }
 
 static int write_logits(struct forward *f, struct lode_rows x, float *out_logits, struct lode_error *error)
@@ -208,40 +269,50 @@ static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want,
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
-    const struct lode_matrix embedding = forward_matrix(f, &model->embedding);
     struct pass pass = {
         .x = forward_rows(f, BUFFER_X, n, h->hidden), .first_position = f->kv.position, .want = want};
-    f->device->ops->embed(f->device, pass.x, &embedding, ids, sqrtf((float)h->hidden));
-    if (h->ple_width)
-        load_ple(f, &pass, ids);
-    for (uint32_t l = 0; l < h->n_layers && pass.x.n; l++) {
-        int rc = layer_run(f, &pass, l, error);
-        if (rc)
-            return rc;
+    int rc = embed(f, pass.x, &model->embedding, ids, sqrtf((float)h->hidden), error);
+    if (!rc && h->ple_width)
+        rc = load_ple(f, &pass, ids, error);
+    for (uint32_t l = 0; l < h->n_layers && pass.x.n && !rc; l++) {
+        if (f->keep_going && !f->keep_going(f->user))
+            return lode_fail(error, LODE_ERR_CANCELLED, "stopped before layer %u of %u", l, h->n_layers);
+        rc = layer_run(f, &pass, l, error);
     }
-    return pass.x.n ? write_logits(f, pass.x, out_logits, error) : 0;
+    return !rc && pass.x.n ? write_logits(f, pass.x, out_logits, error) : rc;
+}
+
+// Units that every pass uses, and that are not rows.
+static uint32_t common_units(const struct forward *f, uint32_t units[5])
+{
+    const struct gemma_model *model = f->weights->model;
+    const uint32_t all[] = {model->embedding.unit, model->output_norm.unit, model->head.unit,
+                            model->ple_model_proj.unit};
+    const uint32_t n_all = model->hparams.ple_width ? 4 : 3;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_all; i++) {
+        const bool again = i == 2 && all[i] == all[0];
+        if (!again && !residency_has_rows(f->weights->residency, all[i]))
+            units[n++] = all[i];
+    }
+    return n;
 }
 
 int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error)
 {
-    const struct gemma_model *model = f->weights->model;
-    uint32_t common[5], n_common = 0;
-    common[n_common++] = model->embedding.unit;
-    common[n_common++] = model->output_norm.unit;
-    if (model->head.unit != model->embedding.unit)
-        common[n_common++] = model->head.unit;
-    if (model->hparams.ple_width) {
-        common[n_common++] = model->ple_table.unit;
-        common[n_common++] = model->ple_model_proj.unit;
+    struct residency *residency = f->weights->residency;
+    uint32_t common[5];
+    const uint32_t n_common = common_units(f, common);
+    residency_pass_begin(residency, n, f->keep_going, f->user);
+    int rc = residency_acquire(residency, common, n_common, error);
+    if (!rc) {
+        rc = run(f, ids, n, want, out_logits, error);
+        const int synced = f->device->ops->sync(f->device, rc ? NULL : error);
+        rc = rc ? rc : synced;
+        residency_release(residency, common, n_common);
     }
-    int rc = residency_acquire(f->weights->residency, common, n_common, error);
-    if (rc)
-        return rc;
-    rc = run(f, ids, n, want, out_logits, error);
-    const int synced = f->device->ops->sync(f->device, rc ? NULL : error);
-    rc = rc ? rc : synced;
-    residency_release(f->weights->residency, common, n_common);
+    residency_pass_end(residency, rc == 0);
     if (rc)
         return rc;
     f->kv.position += n;

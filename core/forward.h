@@ -24,13 +24,24 @@ void forward_weights_close(struct forward_weights *weights);
 
 struct forward; // one timeline
 
-// Allocates the KV cache and all scratch for a context and for steps of at most `batch` tokens.
-int forward_open(struct forward **out, const struct forward_weights *weights, uint32_t context,
-                 uint32_t batch, enum lode_kv_format format, struct lode_error *error);
+struct forward_options {
+    uint32_t context, batch; // tokens of the timeline, and of a step at most
+    enum lode_kv_format format;
+    bool (*keep_going)(void *user); // asked between layers; false ends a step. May be NULL
+    void *user;
+};
+
+// Allocates the KV cache and all scratch. Of the weights only model and device must be there already.
+int forward_open(struct forward **out, const struct forward_weights *weights,
+                 const struct forward_options *options, struct lode_error *error);
 void forward_close(struct forward *forward);
 
-// Scratch that forward_open takes besides the cache, the device's own included only once it is open.
+// Scratch that forward_open takes besides the cache, without the device's own.
 uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch);
+
+// What the device will be asked to make scratch for.
+struct lode_limits forward_limits(const struct gemma_model *model, uint32_t batch);
+
 uint64_t forward_scratch_bytes(const struct forward *forward);
 uint64_t forward_kv_bytes(const struct forward *forward);
 uint32_t forward_position(const struct forward *forward);

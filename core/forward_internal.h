@@ -21,6 +21,8 @@ enum buffer {
     BUFFER_ROUTER,
     BUFFER_CHOSEN, // int32
     BUFFER_CHOSEN_WEIGHT,
+    BUFFER_GUESSED, // int32
+    BUFFER_GUESSED_WEIGHT,
     BUFFER_EXPERT_SLOTS, // one row for each choice
     BUFFER_LOGITS,
     N_BUFFERS,
@@ -32,7 +34,13 @@ struct expert_batch {
     int32_t *tokens, *slots; // by expert
     uint32_t *begin;         // [n_experts + 1]
     uint32_t *units;         // of the distinct experts
+    uint32_t *n_tokens;      // of each of units
+    uint32_t n_units;
+    uint32_t *at_hand; // units that the residency has handed out
     struct lode_expert_job *jobs;
+
+    int32_t *guessed; // [rows][k]
+    uint32_t *votes;  // [n_experts] rows that are thought to choose the expert
 };
 
 int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hparams, uint32_t batch,
@@ -44,6 +52,11 @@ struct forward {
     struct lode_device *device;
     struct kv_cache kv;
     struct expert_batch experts;
+    bool (*keep_going)(void *user); // NULL: always
+    void *user;
+    char *fetched;      // [batch] rows of a table that stays in the files; host memory
+    int32_t *row_order; // 0, 1, 2, …: ids of fetched rows
+    uint64_t fetched_bytes;
     uint32_t batch;
     float *buffers[N_BUFFERS];
     size_t buffer_bytes[N_BUFFERS];
@@ -85,10 +98,12 @@ static inline const float *forward_vector(const struct forward *f, const struct 
 // Runs one layer over the pass. After the last layer that writes K and V the pass has `want` rows.
 int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error);
 
-// The routed experts of a layer, in two steps so that work can be done while missing ones are read: choose
-// fills the batch's choices from the residual stream, run computes the weighted sum of the chosen into `sum`.
+// The routed experts of a layer, in steps so that work can be done while missing ones are read: choose fills
+// the batch's choices from the residual stream and asks for them, guess looks ahead to what the next layer
+// will choose, run computes the weighted sum of the chosen into `sum`, each expert when it is there.
 int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                    struct lode_error *error);
+int experts_guess(struct forward *f, struct lode_rows x, uint32_t l, struct lode_error *error);
 int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                 struct lode_rows sum, struct lode_error *error);
 

@@ -147,8 +147,10 @@ static int load_inputs(struct loader *in)
 {
     struct gemma_model *model = in->model;
     const struct gemma_hparams *h = &model->hparams;
+    // Tied to the head it is read as a whole in each pass; else by the row.
+    const bool tied = !gguf_tensor_find(in->gguf, "output.weight");
     int rc;
-    if ((rc = begin_unit(in, UNIT_ROWS, GEMMA_EMBEDDING, UNIT_NO_LAYER, 0)) ||
+    if ((rc = begin_unit(in, tied ? UNIT_FIXED : UNIT_ROWS, GEMMA_EMBEDDING, UNIT_NO_LAYER, 0)) ||
         (rc = take(in, "token_embd.weight", REQUIRED, matrix(h->hidden, h->vocab), &model->embedding)))
         return rc;
     if (!h->ple_width)
@@ -157,7 +159,7 @@ static int load_inputs(struct loader *in)
     if ((rc = begin_unit(in, UNIT_ROWS, GEMMA_PLE_TABLE, UNIT_NO_LAYER, 0)) ||
         (rc = take(in, "per_layer_token_embd.weight", REQUIRED, matrix(all_layers, h->vocab),
                    &model->ple_table)) ||
-        (rc = begin_unit(in, UNIT_DENSE, GEMMA_PLE_INPUT, UNIT_NO_LAYER, 0)) ||
+        (rc = begin_unit(in, UNIT_FIXED, GEMMA_PLE_INPUT, UNIT_NO_LAYER, 0)) ||
         (rc = take(in, "per_layer_model_proj.weight", REQUIRED, matrix(h->hidden, all_layers),
                    &model->ple_model_proj)) ||
         (rc = take(in, "per_layer_proj_norm.weight", REQUIRED, vector(h->ple_width), &model->ple_proj_norm)))
@@ -170,7 +172,7 @@ static int load_small(struct loader *in, uint32_t l, struct gemma_layer *layer)
     const struct gemma_hparams *h = &in->model->hparams;
     const struct dims hidden = vector(h->hidden);
     int rc;
-    if ((rc = begin_unit(in, UNIT_DENSE, GEMMA_SMALL, l, 0)) ||
+    if ((rc = begin_unit(in, UNIT_FIXED, GEMMA_SMALL, l, 0)) ||
         (rc = take_layer(in, l, "attn_norm.weight", REQUIRED, hidden, &layer->attn_norm)) ||
         (rc = take_layer(in, l, "attn_q_norm.weight", REQUIRED, vector(layer->head_size), &layer->q_norm)) ||
         (rc = take_layer(in, l, "post_attention_norm.weight", REQUIRED, hidden,
@@ -321,14 +323,14 @@ static int load_outputs(struct loader *in)
     struct gemma_model *model = in->model;
     const struct gemma_hparams *h = &model->hparams;
     int rc;
-    if ((rc = begin_unit(in, UNIT_DENSE, GEMMA_OUTPUT, UNIT_NO_LAYER, 0)) ||
+    if ((rc = begin_unit(in, UNIT_FIXED, GEMMA_OUTPUT, UNIT_NO_LAYER, 0)) ||
         (rc = take(in, "output_norm.weight", REQUIRED, vector(h->hidden), &model->output_norm)) ||
         (rc = take(in, "rope_freqs.weight", OPTIONAL, vector(h->head_size_global / 2), &model->rope_factors)))
         return rc;
     model->head = model->embedding;
     if (!gguf_tensor_find(in->gguf, "output.weight"))
         return 0;
-    if ((rc = begin_unit(in, UNIT_DENSE, GEMMA_HEAD, UNIT_NO_LAYER, 0)))
+    if ((rc = begin_unit(in, UNIT_FIXED, GEMMA_HEAD, UNIT_NO_LAYER, 0)))
         return rc;
     return take(in, "output.weight", REQUIRED, matrix(h->hidden, h->vocab), &model->head);
 }
@@ -351,6 +353,7 @@ static int read_vocab(struct loader *in)
 int gemma_model_load(struct gemma_model *out, const struct gguf *gguf, struct lode_error *error)
 {
     memset(out, 0, sizeof *out);
+    out->units.name_unit = gemma_unit_name;
     struct loader in = {out, gguf, error};
     int rc = gemma_hparams_load(out, gguf, error);
     const size_t n_tensors = gguf_tensor_count(gguf);

@@ -1,6 +1,6 @@
 // Generation: sample, tell the caller, append, until the model ends, the caller stops or the context is full.
+#include "base/clock.h"
 #include "core/chat.h"
-#include "core/clock.h"
 #include "core/sampler.h"
 #include "core/session_internal.h"
 
@@ -104,6 +104,11 @@ static int reserve_latencies(struct lode_session *session, size_t more, struct l
     if (!grown)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for the latencies of %zu tokens", more);
     session->latency_ms = grown;
+    struct residency_stall *stalls =
+        realloc(session->stalls, (session->n_latencies + more) * sizeof *session->stalls);
+    if (!stalls)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the latencies of %zu tokens", more);
+    session->stalls = stalls;
     session->latency_capacity = session->n_latencies + more;
     return 0;
 }
@@ -113,8 +118,10 @@ static void count_token(struct lode_session *session, uint64_t *last_ns, bool fi
     const uint64_t now_ns = clock_now_ns();
     if (first)
         session->stats.ttft_s = (double)(now_ns - session->feed_start_ns) * 1e-9;
-    else
+    else {
+        session->stalls[session->n_latencies] = residency_last_stall(session->engine->residency);
         session->latency_ms[session->n_latencies++] = (float)((double)(now_ns - *last_ns) * 1e-6);
+    }
     *last_ns = now_ns;
     session->stats.generated_tokens++;
 }
@@ -178,6 +185,7 @@ int lode_session_generate(struct lode_session *session, const struct lode_genera
         finish(&out);
         for (size_t i = before; i < session->n_latencies; i++)
             session->stats.decode_s += session->latency_ms[i] * 1e-3;
+        engine_keep_heat(session->engine, false);
     }
     sampler_free(sampler);
     free(out.text);

@@ -101,24 +101,50 @@ static void dense_ffn(struct forward *f, const struct pass *pass, const struct g
     ops->matmul(f->device, &out, &down, 1, gated);
 }
 
+// The residual stream as it would be if the experts' branch added nothing to the direction of the dense one,
+// of which a branch has half the energy: x + RMS(RMS(dense) * post_ffw_norm_1) * post_ffw_norm / sqrt(2). The
+// router of the next layer names 70.8% of its choice from it, 67.6% from x alone (trained demo model).
+static struct lode_rows with_dense(struct forward *f, const struct pass *pass,
+                                   const struct gemma_layer *layer, struct lode_rows dense)
+{
+    const struct lode_device_ops *ops = f->device->ops;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    struct lode_rows out = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
+    ops->rms_norm(f->device, out, dense, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps, 1.0f);
+    ops->rms_norm(f->device, out, out, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
+                  (float)M_SQRT1_2);
+    ops->add(f->device, out, out, pass->x, 1.0f);
+    return out;
+}
+
 // x = (x + RMS(ffn) * post_ffw_norm) * scale, where ffn is the dense branch alone, or the sum of it and the
 // experts' branch, each with a norm of its own. The experts are chosen first, so that those that are missing
 // can be read while the dense branch is computed.
 static int feed_forward(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
-                        float scale, struct lode_error *error)
+                        uint32_t l, float scale, struct lode_error *error)
 {
     const struct lode_device_ops *ops = f->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
+    struct residency *residency = f->weights->residency;
     struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
-    if (layer->moe) {
-        int rc = experts_choose(f, pass, layer, error);
-        if (rc)
-            return rc;
-    }
+    int rc = layer->moe ? experts_choose(f, pass, layer, error) : 0;
+    // While reads for this layer are on their way none for the next would start: then the guess can wait
+    // until it can be a better one.
+    const bool guess_later = layer->moe && residency_awaits(residency);
+    if (!rc && layer->moe && !guess_later)
+        rc = experts_guess(f, pass->x, l + 1, error);
+    if (!rc)
+        rc = residency_acquire(residency, &layer->gate.unit, 1, error);
+    if (rc)
+        return rc;
     dense_ffn(f, pass, layer, branch);
+    residency_release(residency, &layer->gate.unit, 1);
     if (layer->moe) {
         struct lode_rows sum = forward_rows(f, BUFFER_EXPERT_SUM, pass->x.n, h->hidden);
-        int rc = experts_run(f, pass, layer, sum, error);
+        if (guess_later && residency_wants_guess(residency, l + 1))
+            rc = experts_guess(f, with_dense(f, pass, layer, branch), l + 1, error);
+        if (!rc)
+            rc = experts_run(f, pass, layer, sum, error);
         if (rc)
             return rc;
         ops->rms_norm(f->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps,
@@ -150,22 +176,31 @@ static void add_ple(struct forward *f, const struct pass *pass, const struct gem
                       scale);
 }
 
+// Units are acquired one after the other, in the order of the table, and let go of as soon as they have been
+// used: those that are streamed make room for what follows.
 int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_error *error)
 {
     const struct gemma_layer *layer = &f->weights->model->layers[l];
+    struct residency *residency = f->weights->residency;
     const float output_scale = f->weights->output_scale[l];
     const bool has_ple = layer->ple_gate.cols != 0;
-    const uint32_t units[] = {layer->attn_norm.unit, layer->q.unit, layer->gate.unit, layer->ple_gate.unit};
-    const uint32_t n_units = has_ple ? 4 : 3;
-    int rc = residency_acquire(f->weights->residency, units, n_units, error);
+    int rc = residency_acquire(residency, &layer->attn_norm.unit, 1, error);
     if (rc)
         return rc;
-    attend(f, pass, layer, l);
-    if (pass->x.n) {
-        rc = feed_forward(f, pass, layer, has_ple ? 1.0f : output_scale, error);
-        if (!rc && has_ple)
-            add_ple(f, pass, layer, l, output_scale);
+    rc = residency_acquire(residency, &layer->q.unit, 1, error);
+    if (!rc) {
+        attend(f, pass, layer, l);
+        residency_release(residency, &layer->q.unit, 1);
     }
-    residency_release(f->weights->residency, units, n_units);
+    if (!rc && pass->x.n)
+        rc = feed_forward(f, pass, layer, l, has_ple ? 1.0f : output_scale, error);
+    if (!rc && pass->x.n && has_ple) {
+        rc = residency_acquire(residency, &layer->ple_gate.unit, 1, error);
+        if (!rc) {
+            add_ple(f, pass, layer, l, output_scale);
+            residency_release(residency, &layer->ple_gate.unit, 1);
+        }
+    }
+    residency_release(residency, &layer->attn_norm.unit, 1);
     return rc;
 }

@@ -70,6 +70,11 @@ struct lode_tensor_info {
 
 // Hyperparameters; fails when the file is no model that Lode can run, and says why.
 int lode_file_shape(const struct lode_file *file, struct lode_shape *out, struct lode_error *error);
+
+// A number that tells one model from another, wherever its files lie; made from their headers and from
+// samples of the weights, which are read.
+int lode_file_fingerprint(const struct lode_file *file, uint64_t *out, struct lode_error *error);
+
 size_t lode_file_group_count(const struct lode_file *file);
 void lode_file_group(const struct lode_file *file, size_t index, struct lode_group *out);
 size_t lode_file_tensor_count(const struct lode_file *file);
@@ -126,16 +131,34 @@ int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_
 
 struct lode_engine;
 
+// Tells of a choice that was not the caller's: a fallback, or something that was there and is ignored. One
+// sentence.
+typedef void (*lode_note_fn)(void *user, const char *text);
+
 struct lode_engine_options {
     uint32_t threads; // 0: one for each physical core that the process may use
     const char *isa;  // NULL: the best this CPU has; else "portable", "avx2", "avx512": acts or fails
-    lode_progress_fn on_progress;
+    // A ceiling for all memory of the process: weights, KV cache, scratch, tokenizer, buffers. What of the
+    // weights does not fit is read from the files while it is needed. 0: what the machine and its control
+    // groups have available.
+    uint64_t ram_bytes;
+    const char *policy;   // which experts stay in memory: a name of lode_policy_name; NULL: the first of them
+    const char *io;       // NULL or "auto", "uring", "threads": how the files are read; acts or fails
+    const char *mirror;   // a second copy of the model on another drive, read at the same time; may be NULL
+    bool no_prefetch;     // experts are read only when they have been chosen
+    const char *heat_dir; // where it is kept from run to run how often experts are chosen; NULL: nowhere
+    bool cold;            // what is kept is neither used nor changed
+    lode_progress_fn on_progress; // of loading
+    lode_note_fn on_note;         // may be NULL
     void *user;
 };
 
 struct lode_engine_options lode_engine_options_default(void);
 
-// Loads a model. Fails with LODE_ERR_MEMORY before reading weights that cannot fit.
+// The policies for experts and what each does; NULL beyond the last.
+const char *lode_policy_name(size_t index, const char **out_summary);
+
+// Opens a model. Its weights are read when the first session tells how much memory is left for them.
 int lode_engine_open(struct lode_engine **out, const char *path, const struct lode_engine_options *options,
                      struct lode_error *error);
 void lode_engine_close(struct lode_engine *engine);
@@ -144,7 +167,8 @@ const struct lode_tokenizer *lode_engine_tokenizer(const struct lode_engine *eng
 const struct lode_shape *lode_engine_shape(const struct lode_engine *engine);
 uint32_t lode_engine_threads(const struct lode_engine *engine);
 const char *lode_engine_isa(const struct lode_engine *engine);
-double lode_engine_load_seconds(const struct lode_engine *engine);
+double
+lode_engine_load_seconds(const struct lode_engine *engine); // reading weights included, once it is done
 
 // ---- session
 // -------------------------------------------------------------------------------------------------
@@ -155,10 +179,16 @@ enum lode_kv_type { LODE_KV_F16 = 0, LODE_KV_Q8_0 = 1, LODE_KV_F32 = 2 };
 
 struct lode_session_options {
     uint32_t context; // tokens of the timeline; 0: the model's limit, or what memory allows if that is less
-    uint32_t batch;   // tokens of a prefill step; 0: 512
+    uint32_t batch; // tokens of a prefill step; 0: 512, or more where each step reads weights from the files
     enum lode_kv_type kv;
+    // Asked between layers and while a read is waited for; false ends the call with LODE_ERR_CANCELLED. May
+    // be NULL.
+    bool (*keep_going)(void *user);
+    void *user;
 };
 
+// The first session of an engine loads the weights. Fails with LODE_ERR_MEMORY when the ceiling is below what
+// this model and session need at least, and says what takes it and what would lower it.
 int lode_session_open(struct lode_session **out, struct lode_engine *engine,
                       const struct lode_session_options *options, struct lode_error *error);
 void lode_session_close(struct lode_session *session);
@@ -240,6 +270,49 @@ struct lode_stats {
 };
 
 void lode_session_stats(const struct lode_session *session, struct lode_stats *out);
+
+// What went on between memory and the files since the session was opened. Hits, misses and stalls are those
+// of decode unless they say prefill.
+struct lode_offload_stats {
+    bool offloaded;          // some weights are not kept in memory
+    uint64_t ceiling_bytes;  // asked for, or found
+    uint64_t pinned_bytes;   // weights that stay in memory
+    uint64_t pool_bytes;     // room for experts that come and go
+    uint64_t streamed_bytes; // dense weights that are read in each pass
+    uint32_t pool_slots, experts;
+
+    uint64_t choices, hits;               // experts chosen in decode, and those that were in memory by then
+    double hit_rate;                      // 1 when nothing was chosen
+    double reuse;                         // share of choices that the layer had made for the token before
+    uint64_t load_bytes;                  // read to fill memory at the start
+    uint64_t prefill_bytes, decode_bytes; // read from the files
+    double bytes_per_token;               // decode
+    double prefill_stall_s, stall_s, stall_share;          // waiting for reads; share of decode_s
+    uint64_t prefetch_useful_bytes, prefetch_wasted_bytes; // read on a guess that came true, or did not
+    bool prefetch_on;                                      // it has not switched itself off
+    double disk_busy_share;                                // of decode_s, with a read in flight
+    double disk_gbps;                                      // while busy
+    const char *policy, *io;
+};
+
+void lode_session_offload(const struct lode_session *session, struct lode_offload_stats *out);
+
+struct lode_layer_stats {
+    uint64_t choices, hits, bytes; // decode
+    double stall_s;
+};
+
+void lode_session_layer(const struct lode_session *session, uint32_t layer, struct lode_layer_stats *out);
+
+// The generated tokens that took longer than the p99, slowest first, at most `max`; returns how many.
+struct lode_slow_token {
+    uint64_t index; // of the generated token, from 0
+    double ms, stall_ms;
+    double worst_stall_ms;
+    char worst[96]; // what that stall waited for: "expert 17 of layer 3, demand read"; empty without a stall
+};
+
+size_t lode_session_slow_tokens(const struct lode_session *session, struct lode_slow_token *out, size_t max);
 
 // ---- synthetic models
 // ----------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 // A session: a timeline on an engine, its memory plan, and feeding it tokens.
 #include "core/session_internal.h"
 
-#include "core/clock.h"
+#include "base/bytes_text.h"
+#include "base/clock.h"
 #include "core/kv_cache.h"
-#include "profiles/host_memory.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -11,12 +11,17 @@
 
 #define DEFAULT_BATCH 512
 #define MAX_BATCH 65536
-#define GIB (1024.0 * 1024 * 1024)
+
+// Where weights are read from the files, a prompt reads them once for each step: larger steps pay, as long as
+// they take little from the room for weights.
+#define OFFLOADED_BATCH 2048
+#define OFFLOADED_BATCH_SHARE 32
 
 static uint64_t needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
                              enum lode_kv_format format)
 {
-    return kv_cache_needed_bytes(model, context, batch, format) + forward_scratch_needed_bytes(model, batch);
+    return kv_cache_needed_bytes(model, context, batch, format) + forward_scratch_needed_bytes(model, batch) +
+           context * sizeof(int32_t) + model->hparams.vocab * sizeof(float);
 }
 
 // The longest context that fits; 0 where none does.
@@ -42,20 +47,48 @@ static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_
         return lode_fail(error, LODE_ERR_CONTEXT,
                          "a context of %" PRIu32 " tokens is beyond the model's limit of %" PRIu32, asked,
                          limit);
-    const uint64_t available = engine_available_bytes();
-    const uint32_t longest =
-        available ? longest_context(&engine->model, limit, batch, format, available) : limit;
+    const struct session_room room = engine_session_room(engine);
+    const uint64_t most = asked ? room.at_most_bytes : room.comfortable_bytes;
+    const uint32_t longest = longest_context(&engine->model, limit, batch, format, most);
     *out = asked ? asked : longest;
     if (*out && *out <= longest)
         return 0;
     const uint32_t wanted = asked ? asked : 1;
+    const uint64_t needed = needed_bytes(&engine->model, wanted, batch, format);
+    if (!longest && !engine->residency) { // not the context's fault: the floor is
+        const uint64_t kv_bytes = kv_cache_needed_bytes(&engine->model, wanted, batch, format);
+        const struct session_needs needs = {.kv_bytes = kv_bytes,
+                                            .scratch_bytes = needed - kv_bytes,
+                                            .context = wanted,
+                                            .batch = batch,
+                                            .format = format};
+        uint64_t budget;
+        int rc = engine_weights_budget(&budget, engine, &needs, error);
+        if (rc)
+            return rc;
+    }
     return lode_fail(error, LODE_ERR_MEMORY,
-                     "a context of %" PRIu32
-                     " tokens takes %.2f GiB (KV cache and scratch for steps of %" PRIu32
-                     "), but %.2f GiB are available; at most %" PRIu32
+                     "a context of %" PRIu32 " tokens takes %s (KV cache and scratch for steps of %" PRIu32
+                     "), but %s are left beside what the weights need at least; at most %" PRIu32
                      " tokens fit. A smaller context, a smaller batch or a Q8_0 cache take less",
-                     wanted, (double)needed_bytes(&engine->model, wanted, batch, format) / GIB, batch,
-                     (double)available / GIB, longest);
+                     wanted, bytes_text(needed).text, batch, bytes_text(most).text, longest);
+}
+
+static uint32_t default_batch(const struct lode_engine *engine, uint32_t context, enum lode_kv_format format)
+{
+    const struct gemma_model *model = &engine->model;
+    const uint64_t ceiling = engine->ceiling_bytes, base = engine->base_bytes;
+    const uint64_t full = residency_full_bytes(&model->units, engine->device);
+    const uint64_t usual = needed_bytes(model, context, DEFAULT_BATCH, format);
+    if (ceiling == UINT64_MAX || (ceiling > base + usual && full <= ceiling - base - usual))
+        return DEFAULT_BATCH;
+    uint32_t fits = DEFAULT_BATCH, beyond = OFFLOADED_BATCH + 1;
+    while (beyond - fits > 1) {
+        const uint32_t middle = fits + (beyond - fits) / 2;
+        const uint64_t more = needed_bytes(model, context, middle, format) - usual;
+        *(more <= ceiling / OFFLOADED_BATCH_SHARE ? &fits : &beyond) = middle;
+    }
+    return fits;
 }
 
 static int cache_format(enum lode_kv_format *out, enum lode_kv_type kv, struct lode_error *error)
@@ -74,6 +107,31 @@ static int cache_format(enum lode_kv_format *out, enum lode_kv_type kv, struct l
     return lode_fail(error, LODE_ERR_ARGUMENT, "there is no KV cache type %d", (int)kv);
 }
 
+// The session's memory comes first: what is left is for weights.
+static int allocate(struct lode_session *session, const struct forward_options *options,
+                    struct lode_error *error)
+{
+    struct lode_engine *engine = session->engine;
+    const size_t logits_bytes = (size_t)engine->shape.vocab * sizeof *session->logits;
+    const size_t timeline_bytes = (size_t)options->context * sizeof *session->timeline;
+    session->logits = malloc(logits_bytes);
+    session->timeline = malloc(timeline_bytes);
+    if (!session->logits || !session->timeline)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the logits of %" PRIu32 " tokens",
+                         engine->shape.vocab);
+    int rc = forward_open(&session->forward, &engine->weights, options, error);
+    if (rc)
+        return rc;
+    session->needs = (struct session_needs){
+        .kv_bytes = forward_kv_bytes(session->forward),
+        .scratch_bytes = forward_scratch_bytes(session->forward) + logits_bytes + timeline_bytes,
+        .context = options->context,
+        .batch = options->batch,
+        .format = options->format,
+    };
+    return 0;
+}
+
 int lode_session_open(struct lode_session **out, struct lode_engine *engine,
                       const struct lode_session_options *options, struct lode_error *error)
 {
@@ -85,14 +143,17 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     int rc = cache_format(&format, options->kv, error);
     if (rc)
         return rc;
-    uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context = 0;
+    const uint32_t limit = engine->model.hparams.context_limit;
+    uint32_t batch = options->batch, context = 0;
+    if (!batch)
+        batch = default_batch(engine, options->context ? options->context : limit, format);
     if (batch > MAX_BATCH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch,
                          MAX_BATCH);
     if (options->context && batch > options->context)
         batch = options->context;
-    if (batch > engine->model.hparams.context_limit)
-        batch = engine->model.hparams.context_limit;
+    if (batch > limit)
+        batch = limit;
     rc = plan_context(&context, engine, options->context, batch, format, error);
     if (rc)
         return rc;
@@ -102,17 +163,20 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     session->engine = engine;
     session->context = context;
     session->batch = batch < context ? batch : context;
-    session->logits = malloc((size_t)engine->shape.vocab * sizeof *session->logits);
-    session->timeline = malloc((size_t)context * sizeof *session->timeline);
-    if (!session->logits || !session->timeline)
-        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the logits of %" PRIu32 " tokens",
-                       engine->shape.vocab);
+    const struct forward_options forward = {.context = context,
+                                            .batch = session->batch,
+                                            .format = format,
+                                            .keep_going = options->keep_going,
+                                            .user = options->user};
+    rc = allocate(session, &forward, error);
     if (!rc)
-        rc = forward_open(&session->forward, &engine->weights, context, session->batch, format, error);
+        rc = engine_load(engine, &session->needs, error);
     if (rc) {
+        session->needs = (struct session_needs){0}; // not counted
         lode_session_close(session);
         return rc;
     }
+    residency_count(engine->residency, &session->before);
     *out = session;
     return 0;
 }
@@ -121,10 +185,12 @@ void lode_session_close(struct lode_session *session)
 {
     if (!session)
         return;
+    session->engine->sessions_bytes -= session->needs.kv_bytes + session->needs.scratch_bytes;
     forward_close(session->forward);
     free(session->logits);
     free(session->timeline);
     free(session->latency_ms);
+    free(session->stalls);
     free(session);
 }
 
@@ -244,40 +310,4 @@ uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep)
         return lode_session_position(session);
     session->has_logits = session->has_pending = false;
     return forward_rewind(session->forward, keep);
-}
-
-static int ascending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static double percentile(const float *sorted, size_t n, double share)
-{
-    if (!n)
-        return 0;
-    size_t rank = (size_t)(share * (double)(n - 1) + 0.5);
-    return sorted[rank];
-}
-
-void lode_session_stats(const struct lode_session *session, struct lode_stats *out)
-{
-    *out = session->stats;
-    float *sorted = malloc((session->n_latencies + 1) * sizeof *sorted);
-    if (sorted && session->n_latencies) {
-        memcpy(sorted, session->latency_ms, session->n_latencies * sizeof *sorted);
-        qsort(sorted, session->n_latencies, sizeof *sorted, ascending);
-        out->token_ms_p50 = percentile(sorted, session->n_latencies, 0.50);
-        out->token_ms_p95 = percentile(sorted, session->n_latencies, 0.95);
-        out->token_ms_p99 = percentile(sorted, session->n_latencies, 0.99);
-    }
-    free(sorted);
-    if (out->prefill_s > 0)
-        out->prefill_tok_s = (double)out->prompt_tokens / out->prefill_s;
-    if (out->decode_s > 0)
-        out->decode_tok_s = (double)session->n_latencies / out->decode_s;
-    out->weight_bytes = residency_bytes(session->engine->residency);
-    out->kv_bytes = forward_kv_bytes(session->forward);
-    out->scratch_bytes = forward_scratch_bytes(session->forward);
-    out->peak_rss_bytes = host_peak_rss_bytes();
 }

@@ -15,8 +15,11 @@ struct lode_session {
     int32_t *timeline; // [context] ids, for the repetition penalty
     uint64_t feed_start_ns; // of the last feed
     struct lode_stats stats;
-    float *latency_ms; // of the generated tokens; grows between generations only
+    float *latency_ms;              // of the generated tokens; grows between generations only
+    struct residency_stall *stalls; // of the same tokens
     size_t n_latencies, latency_capacity;
+    struct session_needs needs;
+    struct residency_figures before; // when the session was opened
 };
 
 // One step of at most a batch; the caller has checked the ids and the room in the context.

@@ -50,7 +50,7 @@ static void count_parameters(struct lode_shape *out, const struct gemma_model *m
         out->parameters += n;
         if (unit->class == UNIT_EXPERT)
             out->parameters_per_token += n / h->n_experts * h->n_experts_used;
-        else if (unit->class == UNIT_DENSE || model->tensor_unit[t] == model->head.unit)
+        else if (unit->class != UNIT_ROWS)
             out->parameters_per_token += n;
     }
 }

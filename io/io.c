@@ -1,28 +1,18 @@
-// The common part of the io room: files, the checks of requests, their memory, and the texts of failures.
-//
-// One thread calls all of this, so nothing here is locked; what happens between submitting and reaping is the
-// engine's. Memory of requests is kept for the next ones, so that a steady load allocates nothing.
+// The common part of the io room: choosing the engine, the checks of requests, their memory, and the texts of
+// failures. Memory of requests is kept for the next ones, so that a steady load allocates nothing.
 #include "io/io.h"
 #include "base/checked.h"
+#include "base/clock.h"
 #include "io/io_internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#define DEFAULT_QUEUE_DEPTH 8
+#define DEFAULT_QUEUE_DEPTH 16
 #define MAX_QUEUE_DEPTH 1024
 #define JOBS_PER_CHUNK 64
-
-struct io_file {
-    char *path;
-    int fd;
-    uint64_t size_bytes; // when it was opened
-};
 
 struct io_chunk {
     struct io_chunk *next;
@@ -30,59 +20,73 @@ struct io_chunk {
 };
 
 struct io {
+    struct io_files *files;
+    struct io_queue *queue;
     struct io_engine *engine;
+    char why_threads[256];
     uint32_t queue_depth;
     struct io_chunk *chunks;
     struct io_job_list unused;
-    struct io_job_list cancelled; // out of the engine, not reaped
-    uint32_t n_cancelled, n_pending;
     struct io_job *pending; // linked by pending_next
-    uint32_t n_files;
-    struct io_file files[];
+    uint32_t n_pending;
 };
 
-static int open_file(struct io_file *file, const char *path, struct lode_error *error)
+// ---- open and close
+
+static int open_engine(struct io *io, enum io_engine_kind kind, const struct io_hooks *hooks,
+                       struct lode_error *error)
 {
-    file->path = strdup(path);
-    if (!file->path)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
-    file->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (file->fd < 0)
-        return lode_fail(error, LODE_ERR_IO, "cannot open %s: %s", path, strerror(errno));
-    struct stat status;
-    if (fstat(file->fd, &status) != 0)
-        return lode_fail(error, LODE_ERR_IO, "cannot read the size of %s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode))
-        return lode_fail(error, LODE_ERR_IO, "%s is %s; give the path of a regular file", path,
-                         S_ISDIR(status.st_mode) ? "a directory" : "no regular file");
-    file->size_bytes = (uint64_t)status.st_size;
-    // Cold reads on a virtual disk, 4 and 16 threads, pieces of 1 MiB: 1.9 GB/s with this, 1.4 without, 1.6
-    // with WILLNEED for each piece instead; the spread between runs was 0.4.
-    posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    bool ring_is_hookable = !hooks || hooks->begin;
+    if (kind == IO_ENGINE_URING && !ring_is_hookable)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "io_uring cannot read with a function of the caller's");
+    if (kind == IO_ENGINE_THREADS || !ring_is_hookable)
+        return io_threads_open(&io->engine, io->queue, io->queue_depth, hooks, error);
+    struct lode_error refusal;
+    int code = io_ring_open(&io->engine, io->queue, io->queue_depth, hooks, &refusal);
+    if (code == 0)
+        return 0;
+    if (kind == IO_ENGINE_URING)
+        return lode_fail(error, code,
+                         "%s; let threads read, or allow it (kernel.io_uring_disabled, the filter of system "
+                         "calls of the container)",
+                         refusal.text);
+    snprintf(io->why_threads, sizeof io->why_threads, "%.255s", refusal.text);
+    return io_threads_open(&io->engine, io->queue, io->queue_depth, hooks, error);
+}
+
+static int check_options(const struct io_options *options, uint32_t n_paths, struct lode_error *error)
+{
+    if (options->queue_depth > MAX_QUEUE_DEPTH)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "a queue depth of %u is too large; at most %u",
+                         options->queue_depth, MAX_QUEUE_DEPTH);
+    if ((unsigned)options->engine > IO_ENGINE_THREADS)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "no known engine (%d)", (int)options->engine);
+    if ((unsigned)options->cache > IO_CACHE_POPULATE)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "no known use of the page cache (%d)",
+                         (int)options->cache);
+    if (n_paths == 0)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "no files were given to read from");
     return 0;
 }
 
-int io_open_with(struct io **out, const char *const *paths, uint32_t n_paths,
-                 const struct io_options *options, io_read_fn read, void *user, struct lode_error *error)
+int io_open_hooked(struct io **out, const char *const *paths, uint32_t n_paths,
+                   const struct io_options *options, const struct io_hooks *hooks, struct lode_error *error)
 {
-    uint32_t queue_depth = options && options->queue_depth ? options->queue_depth : DEFAULT_QUEUE_DEPTH;
-    if (queue_depth > MAX_QUEUE_DEPTH)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "a queue depth of %u is too large; at most %u",
-                         queue_depth, MAX_QUEUE_DEPTH);
-    if (n_paths == 0)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "no files were given to read from");
-    struct io *io = calloc(1, sizeof *io + n_paths * sizeof io->files[0]);
+    static const struct io_options default_options = {0};
+    if (!options)
+        options = &default_options;
+    int code = check_options(options, n_paths, error);
+    if (code != 0)
+        return code;
+    struct io *io = calloc(1, sizeof *io);
     if (!io)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory for a list of %u files", n_paths);
-    io->queue_depth = queue_depth;
-    int code = 0;
-    while (code == 0 && io->n_files < n_paths) {
-        struct io_file *file = &io->files[io->n_files++];
-        file->fd = -1;
-        code = open_file(file, paths[io->n_files - 1], error);
-    }
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to read from %u files", n_paths);
+    io->queue_depth = options->queue_depth ? options->queue_depth : DEFAULT_QUEUE_DEPTH;
+    code = io_files_open(&io->files, paths, options->mirrors, n_paths, options->cache, error);
     if (code == 0)
-        code = io_threads_open(&io->engine, queue_depth, read, user, error);
+        code = io_queue_open(&io->queue, io->files, io->queue_depth, error);
+    if (code == 0)
+        code = open_engine(io, options->engine, hooks, error);
     if (code != 0) {
         io_close(io);
         return code;
@@ -91,10 +95,17 @@ int io_open_with(struct io **out, const char *const *paths, uint32_t n_paths,
     return 0;
 }
 
+int io_open_with(struct io **out, const char *const *paths, uint32_t n_paths,
+                 const struct io_options *options, io_read_fn read, void *user, struct lode_error *error)
+{
+    struct io_hooks hooks = {.read = read, .user = user};
+    return io_open_hooked(out, paths, n_paths, options, &hooks, error);
+}
+
 int io_open(struct io **out, const char *const *paths, uint32_t n_paths, const struct io_options *options,
             struct lode_error *error)
 {
-    return io_open_with(out, paths, n_paths, options, io_pread, NULL, error);
+    return io_open_hooked(out, paths, n_paths, options, NULL, error);
 }
 
 void io_close(struct io *io)
@@ -103,46 +114,98 @@ void io_close(struct io *io)
         return;
     if (io->engine)
         io->engine->ops->close(io->engine);
+    io_queue_close(io->queue);
+    io_files_close(io->files);
     while (io->chunks) {
         struct io_chunk *chunk = io->chunks;
         io->chunks = chunk->next;
         free(chunk);
     }
-    for (uint32_t i = 0; i < io->n_files; i++) {
-        if (io->files[i].fd >= 0)
-            close(io->files[i].fd);
-        free(io->files[i].path);
-    }
     free(io);
+}
+
+// ---- what is known
+
+static void lock(const struct io *io)
+{
+    pthread_mutex_lock(&io->queue->lock);
+}
+
+static void unlock(const struct io *io)
+{
+    pthread_mutex_unlock(&io->queue->lock);
+}
+
+void io_describe(const struct io *io, struct io_choice *out)
+{
+    lock(io);
+    io_files_note_refusals(io->files);
+    *out = (struct io_choice){
+        .engine = io->engine->ops->name,
+        .why_threads = io->why_threads[0] ? io->why_threads : NULL,
+        .direct = io_files_all_direct(io->files),
+        .why_cached = io->files->why_cached[0] ? io->files->why_cached : NULL,
+        .queue_depth = io->queue_depth,
+    };
+    unlock(io);
 }
 
 uint64_t io_file_size_bytes(const struct io *io, uint32_t file)
 {
-    return file < io->n_files ? io->files[file].size_bytes : 0;
+    return file < io->files->n_files ? io->files->list[file].size_bytes : 0;
 }
+
+uint32_t io_pending(const struct io *io)
+{
+    return io->n_pending;
+}
+
+void io_count(const struct io *io, struct io_counters *out)
+{
+    lock(io);
+    io_queue_count(io->queue, out);
+    unlock(io);
+}
+
+bool io_register(struct io *io, void *memory, size_t bytes)
+{
+    const struct io_engine_ops *ops = io->engine->ops;
+    if (io->n_pending > 0 || bytes == 0 || !ops->add_memory)
+        return false;
+    return ops->add_memory(io->engine, memory, bytes);
+}
+
+void io_unregister(struct io *io)
+{
+    if (io->engine->ops->drop_memory)
+        io->engine->ops->drop_memory(io->engine);
+}
+
+// ---- requests
 
 static int check_request(const struct io *io, const struct io_request *request, struct lode_error *error)
 {
-    if (request->file >= io->n_files)
+    if (request->file >= io->files->n_files)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a read of file %u, but there are %u files", request->file,
-                         io->n_files);
-    const struct io_file *file = &io->files[request->file];
+                         io->files->n_files);
+    const struct io_file *file = &io->files->list[request->file];
+    const char *path = file->copies[0].path;
     if (request->length == 0)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "%s: a read of no bytes at offset %" PRIu64, file->path,
+        return lode_fail(error, LODE_ERR_ARGUMENT, "%s: a read of no bytes at offset %" PRIu64, path,
                          request->offset);
     uint64_t end;
     if (!checked_add(&end, request->offset, request->length) || end > file->size_bytes)
         return lode_fail(error, LODE_ERR_ARGUMENT,
                          "%s: a read of %zu bytes at offset %" PRIu64 " ends beyond the file of %" PRIu64
                          " bytes",
-                         file->path, request->length, request->offset, file->size_bytes);
+                         path, request->length, request->offset, file->size_bytes);
     if (!request->buffer)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "%s: a read at offset %" PRIu64 " without a buffer",
-                         file->path, request->offset);
-    if (request->priority != IO_DEMAND && request->priority != IO_PREFETCH)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "%s: a read at offset %" PRIu64 " without a buffer", path,
+                         request->offset);
+    if ((unsigned)request->priority >= IO_PRIORITIES)
         return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "%s: a read at offset %" PRIu64 " of no known priority (%d)", file->path,
-                         request->offset, (int)request->priority);
+                         "%s: a read at offset %" PRIu64 " of no known priority (%d)", path, request->offset,
+                         (int)request->priority);
     return 0;
 }
 
@@ -190,32 +253,48 @@ int io_submit(struct io *io, const struct io_request *request, struct lode_error
     if (!job)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for one more read; %u are waiting",
                          io->n_pending);
-    io_job_init(job, request, io->files[request->file].fd, io->queue_depth);
+    io_job_init(job, request, &io->files->list[request->file]);
     add_pending(io, job);
-    io->engine->ops->submit(io->engine, job);
+    lock(io);
+    io_queue_add(io->queue, job);
+    io->engine->ops->wake(io->engine);
+    unlock(io);
     return 0;
+}
+
+void io_promote(struct io *io, uint64_t tag, enum io_priority priority)
+{
+    lock(io);
+    for (struct io_job *job = io->pending; job; job = job->pending_next) {
+        if (job->request.tag == tag)
+            io_queue_promote(io->queue, job, priority);
+    }
+    io->engine->ops->wake(io->engine);
+    unlock(io);
 }
 
 void io_cancel(struct io *io, uint64_t tag)
 {
+    lock(io);
     for (struct io_job *job = io->pending; job; job = job->pending_next) {
-        if (job->request.tag != tag || job->withdrawn || !io->engine->ops->withdraw(io->engine, job))
-            continue;
-        job->withdrawn = true;
-        io_job_list_append(&io->cancelled, job);
-        io->n_cancelled++;
+        if (job->request.tag == tag)
+            io_queue_cancel(io->queue, job);
     }
+    unlock(io);
 }
 
-static void describe_failure(struct lode_error *error, const struct io *io, const struct io_job *job)
+// ---- completions
+
+static void describe_failure(struct lode_error *error, const struct io_job *job)
 {
-    const char *path = io->files[job->request.file].path;
+    const struct io_file *file = job->file;
+    const char *path = file->copies[job->fault_copy].path;
     uint64_t end = job->request.offset + job->request.length;
     if (job->error_number)
         lode_fail(error, LODE_ERR_IO,
-                  "%s: cannot read at offset %" PRIu64
-                  ": %s; tried twice; check the disk that holds the file",
-                  path, job->fault_offset, strerror(job->error_number));
+                  "%s: cannot read at offset %" PRIu64 ": %s; tried %s; check the disk that holds the file",
+                  path, job->fault_offset, strerror(job->error_number),
+                  file->n_copies > 1 ? "both copies" : "twice");
     else
         lode_fail(error, LODE_ERR_IO,
                   "%s: the read at offset %" PRIu64 " ended at byte %" PRIu64 ", expected %" PRIu64
@@ -226,35 +305,39 @@ static void describe_failure(struct lode_error *error, const struct io *io, cons
 static void complete(struct io *io, struct io_completion *out, struct io_job *job)
 {
     out->tag = job->request.tag;
-    out->status = job->withdrawn ? IO_CANCELLED : job->status;
+    out->status = job->status;
     out->error.code = LODE_OK;
     out->error.text[0] = '\0';
     if (out->status == IO_FAILED)
-        describe_failure(&out->error, io, job);
+        describe_failure(&out->error, job);
     remove_pending(io, job);
     io_job_list_append(&io->unused, job);
 }
 
-uint32_t io_reap(struct io *io, struct io_completion *out, uint32_t max, uint32_t min, int64_t timeout_ns)
+static int64_t deadline_after(int64_t timeout_ns)
 {
-    uint32_t n = 0;
-    for (; n < max && io->n_cancelled > 0; n++, io->n_cancelled--)
-        complete(io, &out[n], io_job_list_take(&io->cancelled));
-    uint32_t in_engine = io->n_pending - io->n_cancelled;
-    if (n == max || in_engine == 0)
-        return n;
-    uint32_t wanted = min < max ? min : max;
-    wanted = wanted > n ? wanted - n : 0;
-    if (wanted > in_engine)
-        wanted = in_engine;
-    struct io_job_list ended = {0};
-    io->engine->ops->collect(io->engine, &ended, max - n, wanted, timeout_ns);
-    while (ended.first)
-        complete(io, &out[n++], io_job_list_take(&ended));
-    return n;
+    int64_t deadline_ns;
+    bool over = timeout_ns < 0 || __builtin_add_overflow((int64_t)clock_now_ns(), timeout_ns, &deadline_ns);
+    return over ? -1 : deadline_ns;
 }
 
-uint32_t io_pending(const struct io *io)
+uint32_t io_reap(struct io *io, struct io_completion *out, uint32_t max, uint32_t min, int64_t timeout_ns)
 {
-    return io->n_pending;
+    if (io->n_pending == 0)
+        return 0;
+    struct io_queue *queue = io->queue;
+    struct io_job_list ended = {0};
+    uint32_t wanted = min < max ? min : max, n = 0;
+    lock(io);
+    if (timeout_ns != 0) {
+        queue->n_wanted = wanted < io->n_pending ? wanted : io->n_pending;
+        io->engine->ops->wait(io->engine, deadline_after(timeout_ns));
+        queue->n_wanted = 0;
+    }
+    for (; n < max && queue->n_ended > 0; n++, queue->n_ended--)
+        io_job_list_append(&ended, io_job_list_take(&queue->ended));
+    unlock(io);
+    for (uint32_t i = 0; i < n; i++)
+        complete(io, &out[i], io_job_list_take(&ended));
+    return n;
 }

@@ -1,362 +1,225 @@
-// The all-resident case: one slot for every unit, filled when the residency is opened.
-//
-// Slots of consecutive units share blocks of up to 1 GiB, so that a model of thousands of experts takes a few
-// large allocations, which huge pages cover. Reading keeps many requests queued: io decides how many are in
-// flight, and a request is small enough that progress moves and a cancel is quick. On a device whose memory
-// the host can reach the reads go straight into the slots; else through a ring of staging buffers and upload.
+// The residency as a whole: opening, waiting for reads, passes and figures. What a home does is in pool.c,
+// ring.c, rows.c and load.c.
 #include "placement/residency.h"
-#include "base/checked.h"
+#include "base/bytes_text.h"
+#include "base/clock.h"
+#include "placement/layout.h"
+#include "placement/residency_internal.h"
 
 #include <assert.h>
-#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
-
-#define BLOCK_MAX_BYTES ((uint64_t)1 << 30)
-
-#define DIRECT_READS 256
-#define DIRECT_READ_MAX_BYTES ((uint64_t)16 << 20)
-// Host memory while a device without host memory is filled: 16 buffers of 2 MiB.
-#define STAGED_READS 16
-#define STAGED_READ_MAX_BYTES ((uint64_t)2 << 20)
-#define STAGING_ALIGN_BYTES 4096
+#include <string.h>
 
 #define REAP_MAX 64
-#define PROGRESS_INTERVAL_NS (50 * 1000 * 1000)
+#define ASK_INTERVAL_NS ((int64_t)50 * 1000000) // how long a request to stop may go unnoticed
 
-struct block {
-    char *memory;
-    uint64_t bytes;
-};
-
-struct residency {
-    const struct unit_table *table;
-    struct lode_device *device;
-    uint64_t bytes;
-    struct block *blocks;
-    uint32_t n_blocks;
-    void **parts; // device memory of each part of the table
-};
-
-static bool part_slot_bytes(uint64_t *out, const struct extent *part)
+uint64_t residency_floor_bytes(const struct unit_table *table, const struct lode_device *device)
 {
-    uint64_t with_slack_bytes;
-    return checked_add(&with_slack_bytes, part->bytes, LODE_DEVICE_SLACK) &&
-           checked_align(out, with_slack_bytes, LODE_DEVICE_ALIGN);
+    return homes_floor_bytes(table, device->host_memory);
 }
 
-static bool unit_slot_bytes(uint64_t *out, const struct unit_table *table, const struct unit *unit)
+uint64_t residency_full_bytes(const struct unit_table *table, const struct lode_device *device)
 {
-    *out = 0;
-    for (uint32_t i = 0; i < unit->n_parts; i++) {
-        uint64_t bytes;
-        if (!part_slot_bytes(&bytes, &table->parts[unit->first_part + i]) || !checked_add(out, *out, bytes))
-            return false;
-    }
-    return true;
-}
-
-uint64_t residency_needed_bytes(const struct unit_table *table)
-{
-    uint64_t total_bytes = 0;
-    for (uint32_t i = 0; i < table->n_units; i++) {
-        uint64_t bytes;
-        if (!unit_slot_bytes(&bytes, table, &table->units[i]) ||
-            !checked_add(&total_bytes, total_bytes, bytes))
-            return UINT64_MAX;
-    }
-    return total_bytes;
+    return homes_full_bytes(table, device->host_memory);
 }
 
 // ---- memory
 // --------------------------------------------------------------------------------------------------
 
-static void place_parts(struct residency *residency, uint32_t first_unit, uint32_t end_unit, char *memory)
+int residency_allocate(struct residency *residency, char **out, uint64_t bytes, struct lode_error *error)
 {
-    const struct unit_table *table = residency->table;
-    for (uint32_t u = first_unit; u < end_unit; u++) {
-        const struct unit *unit = &table->units[u];
-        for (uint32_t i = unit->first_part; i < unit->first_part + unit->n_parts; i++) {
-            uint64_t bytes = 0;
-            part_slot_bytes(&bytes, &table->parts[i]); // fits: next_block has summed it up
-            residency->parts[i] = memory;
-            memory += bytes;
-        }
-    }
-}
-
-// Finds the run of units from `first` on that shares a block: one unit, and more as long as they fit.
-static uint32_t next_block(uint64_t *out_bytes, const struct unit_table *table, uint32_t first)
-{
-    uint32_t end = first;
-    uint64_t bytes;
-    *out_bytes = 0;
-    while (end < table->n_units && unit_slot_bytes(&bytes, table, &table->units[end]) &&
-           (end == first || *out_bytes + bytes <= BLOCK_MAX_BYTES)) {
-        *out_bytes += bytes;
-        end++;
-    }
-    return end;
-}
-
-static int allocate(struct residency *residency, struct lode_error *error)
-{
-    const struct unit_table *table = residency->table;
     struct lode_device *device = residency->device;
-    residency->bytes = residency_needed_bytes(table);
-    residency->blocks = calloc(table->n_units + 1, sizeof residency->blocks[0]);
-    residency->parts = calloc(table->n_parts + 1, sizeof residency->parts[0]);
-    if (!residency->blocks || !residency->parts)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the places of %u units", table->n_units);
-    if (residency->bytes > SIZE_MAX / 2)
-        return lode_fail(error, LODE_ERR_MEMORY, "the sizes of the %u units are larger than any memory",
-                         table->n_units);
-    for (uint32_t first = 0, end; first < table->n_units; first = end) {
-        uint64_t bytes;
-        end = next_block(&bytes, table, first);
-        if (bytes == 0)
-            continue;
-        void *memory;
-        int code = device->ops->alloc(device, &memory, bytes, error);
-        if (code != 0)
-            return code;
-        residency->blocks[residency->n_blocks++] = (struct block){memory, bytes};
-        place_parts(residency, first, end, memory);
-    }
-    return 0;
-}
-
-// ---- reading
-// -------------------------------------------------------------------------------------------------
-
-struct pending_read {
-    uint32_t unit, part;    // the part by its index in the table
-    uint64_t offset, bytes; // in the part
-    char *staging;          // NULL when the read goes into the slot
-};
-
-// Fills the slots in the order of the table. A read's tag is its index in `reads`; `idle` is a stack of the
-// unused.
-struct loader {
-    struct residency *residency;
-    struct io *io;
-    char *staging;
-    uint64_t read_max_bytes;
-    uint32_t n_reads, n_idle;
-    struct pending_read reads[DIRECT_READS];
-    uint32_t idle[DIRECT_READS];
-    struct io_completion completions[REAP_MAX];
-
-    uint32_t next_unit, next_part; // next_part counts within the unit
-    uint64_t next_offset;
-
-    residency_progress_fn on_progress;
-    void *user;
-    uint64_t done_bytes, total_bytes, told_bytes;
-};
-
-static int fail_for_unit(const struct loader *loader, uint32_t unit, struct lode_error *error,
-                         const struct lode_error *cause)
-{
-    char name[128];
-    return lode_fail(error, cause->code, "%s: %s",
-                     unit_table_name(loader->residency->table, unit, name, sizeof name), cause->text);
-}
-
-static int check_extents(const struct loader *loader, struct lode_error *error)
-{
-    const struct unit_table *table = loader->residency->table;
-    for (uint32_t u = 0; u < table->n_units; u++) {
-        const struct unit *unit = &table->units[u];
-        for (uint32_t i = unit->first_part; i < unit->first_part + unit->n_parts; i++) {
-            const struct extent *part = &table->parts[i];
-            uint64_t end, file_bytes = io_file_size_bytes(loader->io, part->file);
-            if (checked_add(&end, part->offset, part->bytes) && end <= file_bytes)
-                continue;
-            struct lode_error cause;
-            lode_fail(&cause, LODE_ERR_FORMAT,
-                      "%" PRIu64 " bytes at offset %" PRIu64 " end beyond file %u of %" PRIu64
-                      " bytes; the file is incomplete, fetch it again",
-                      part->bytes, part->offset, part->file, file_bytes);
-            return fail_for_unit(loader, u, error, &cause);
-        }
-    }
-    return 0;
-}
-
-static int init_reads(struct loader *loader, struct lode_error *error)
-{
-    bool staged = !loader->residency->device->host_memory;
-    loader->n_reads = staged ? STAGED_READS : DIRECT_READS;
-    loader->read_max_bytes = staged ? STAGED_READ_MAX_BYTES : DIRECT_READ_MAX_BYTES;
-    if (staged) {
-        loader->staging = aligned_alloc(STAGING_ALIGN_BYTES, STAGED_READS * STAGED_READ_MAX_BYTES);
-        if (!loader->staging)
-            return lode_fail(error, LODE_ERR_MEMORY, "no memory for staging buffers of %" PRIu64 " MiB",
-                             STAGED_READS * STAGED_READ_MAX_BYTES >> 20);
-    }
-    for (uint32_t i = 0; i < loader->n_reads; i++) {
-        loader->reads[i].staging = staged ? loader->staging + i * STAGED_READ_MAX_BYTES : NULL;
-        loader->idle[loader->n_idle++] = i;
-    }
-    return 0;
-}
-
-// Moves on to the next unit that has a part left; false when everything has been asked for.
-static bool find_next_part(struct loader *loader)
-{
-    const struct unit_table *table = loader->residency->table;
-    while (loader->next_unit < table->n_units &&
-           loader->next_part == table->units[loader->next_unit].n_parts) {
-        loader->next_unit++;
-        loader->next_part = 0;
-    }
-    return loader->next_unit < table->n_units;
-}
-
-static int submit_next(struct loader *loader, struct lode_error *error)
-{
-    const struct unit_table *table = loader->residency->table;
-    uint32_t part_id = table->units[loader->next_unit].first_part + loader->next_part;
-    const struct extent *part = &table->parts[part_id];
-    uint32_t tag = loader->idle[loader->n_idle - 1];
-    struct pending_read *read = &loader->reads[tag];
-    read->unit = loader->next_unit;
-    read->part = part_id;
-    read->offset = loader->next_offset;
-    read->bytes = part->bytes - read->offset;
-    if (read->bytes > loader->read_max_bytes)
-        read->bytes = loader->read_max_bytes;
-    char *slot = (char *)loader->residency->parts[part_id] + read->offset;
-    struct io_request request = {
-        .file = part->file,
-        .offset = part->offset + read->offset,
-        .length = read->bytes,
-        .buffer = read->staging ? read->staging : slot,
-        .tag = tag,
-        .priority = IO_DEMAND,
-    };
-    struct lode_error cause;
-    if (io_submit(loader->io, &request, &cause) != 0)
-        return fail_for_unit(loader, read->unit, error, &cause);
-    loader->n_idle--;
-    loader->next_offset += read->bytes;
-    if (loader->next_offset == part->bytes) {
-        loader->next_part++;
-        loader->next_offset = 0;
-    }
-    return 0;
-}
-
-static int take_completion(struct loader *loader, const struct io_completion *completion,
-                           struct lode_error *error)
-{
-    struct residency *residency = loader->residency;
-    struct lode_device *device = residency->device;
-    const struct pending_read *read = &loader->reads[completion->tag];
-    loader->idle[loader->n_idle++] = (uint32_t)completion->tag;
-    if (completion->status != IO_DONE)
-        return fail_for_unit(loader, read->unit, error, &completion->error);
-    if (read->staging) {
-        char *slot = (char *)residency->parts[read->part] + read->offset;
-        struct lode_error cause;
-        if (device->ops->upload(device, slot, read->staging, read->bytes, &cause) != 0)
-            return fail_for_unit(loader, read->unit, error, &cause);
-    }
-    loader->done_bytes += read->bytes;
-    return 0;
-}
-
-static int tell_progress(struct loader *loader, struct lode_error *error)
-{
-    loader->told_bytes = loader->done_bytes;
-    if (loader->on_progress && !loader->on_progress(loader->user, loader->done_bytes, loader->total_bytes))
-        return lode_fail(error, LODE_ERR_CANCELLED, "loading was cancelled");
-    return 0;
-}
-
-// Waits for some of the reads, at most one interval of the progress.
-static int reap_some(struct loader *loader, struct lode_error *error)
-{
-    uint32_t wanted = loader->n_reads / 16;
-    uint32_t n = io_reap(loader->io, loader->completions, REAP_MAX, wanted, PROGRESS_INTERVAL_NS);
-    int code = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        // All are taken, also after a failure, for a read is idle again only when it has been taken.
-        int one = take_completion(loader, &loader->completions[i], code == 0 ? error : NULL);
-        code = code == 0 ? one : code;
-    }
+    const uint64_t align = layout_align(device->host_memory);
+    const uint64_t with_room_bytes = bytes + (align > LODE_DEVICE_ALIGN ? align : 0);
+    struct residency_block *blocks =
+        realloc(residency->blocks, (residency->n_blocks + 1) * sizeof *residency->blocks);
+    if (!blocks)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to list %u blocks", residency->n_blocks + 1);
+    residency->blocks = blocks;
+    void *memory;
+    int code = device->ops->alloc(device, &memory, with_room_bytes, error);
     if (code != 0)
         return code;
-    bool interval_over = n < wanted;
-    bool moved = loader->done_bytes - loader->told_bytes >= loader->total_bytes / 100;
-    return interval_over || moved ? tell_progress(loader, error) : 0;
+    residency->blocks[residency->n_blocks++] = (struct residency_block){memory, with_room_bytes};
+    *out = (char *)(((uintptr_t)memory + align - 1) & ~(uintptr_t)(align - 1));
+    return 0;
 }
 
-static int read_all(struct loader *loader, struct lode_error *error)
+// ---- reads
+// ---------------------------------------------------------------------------------------------------
+
+int residency_fail_for(const struct residency *residency, uint32_t unit, struct lode_error *error,
+                       const struct lode_error *cause)
 {
-    int code = tell_progress(loader, error);
-    while (code == 0) {
-        while (code == 0 && loader->n_idle > 0 && find_next_part(loader))
-            code = submit_next(loader, error);
-        if (code == 0 && loader->n_idle == loader->n_reads)
-            break;
-        if (code == 0)
-            code = reap_some(loader, error);
+    char name[128];
+    return lode_fail(error, cause->code, "%s: %s", unit_table_name(residency->table, unit, name, sizeof name),
+                     cause->text);
+}
+
+int residency_read_unit(struct residency *residency, uint32_t unit_id, uint64_t tag,
+                        enum io_priority priority, uint32_t *out_n, struct lode_error *error)
+{
+    const struct unit *unit = &residency->table->units[unit_id];
+    for (*out_n = 0; *out_n < unit->n_parts; ++*out_n) {
+        const uint32_t part_id = unit->first_part + *out_n;
+        const struct extent *part = &residency->table->parts[part_id];
+        const struct io_request request = {
+            .file = part->file,
+            .offset = part->offset,
+            .length = part->bytes,
+            .buffer = residency->parts[part_id],
+            .tag = tag,
+            .priority = priority,
+            .padded = true,
+        };
+        struct lode_error cause;
+        if (io_submit(residency->io, &request, &cause) != 0)
+            return residency_fail_for(residency, unit_id, error, &cause);
     }
-    if (code == 0 && loader->told_bytes != loader->done_bytes)
-        code = tell_progress(loader, error);
+    return 0;
+}
+
+static void deliver(struct residency *residency, const struct io_completion *completion)
+{
+    const uint32_t id = (uint32_t)completion->tag;
+    switch ((enum read_owner)(completion->tag >> 32)) {
+    case READ_POOL:
+        pool_complete(residency->pool, id, completion);
+        return;
+    case READ_RING:
+        ring_complete(residency->ring, id, completion);
+        return;
+    case READ_ROWS:
+        rows_complete(residency->rows, id, completion);
+        return;
+    case READ_LOAD: // reaps its own
+        break;
+    }
+    assert(false);
+}
+
+int residency_pump(struct residency *residency, bool wait, struct lode_error *error)
+{
+    struct io_completion completions[REAP_MAX];
+    uint64_t start_ns = 0;
+    if (wait && io_pending(residency->io) == 0)
+        return lode_fail(error, LODE_ERR_MEMORY,
+                         "there is no room to read into: more units are in use at once than memory was set "
+                         "aside for; give the weights more");
+    for (;;) {
+        const uint32_t n =
+            io_reap(residency->io, completions, REAP_MAX, wait ? 1 : 0, wait ? ASK_INTERVAL_NS : 0);
+        for (uint32_t i = 0; i < n; i++)
+            deliver(residency, &completions[i]);
+        if (n > 0 || !wait)
+            break;
+        const uint64_t now_ns = clock_now_ns();
+        start_ns = start_ns ? start_ns : now_ns;
+        if (residency->keep_going && !residency->keep_going(residency->user))
+            return lode_fail(error, LODE_ERR_CANCELLED, "stopped while waiting for the drive");
+        if (now_ns - start_ns >= RESIDENCY_PATIENCE_NS)
+            return lode_fail(error, LODE_ERR_IO,
+                             "the drive has not answered for %u seconds; check it and the kernel's log",
+                             (unsigned)(RESIDENCY_PATIENCE_NS / 1000000000));
+    }
+    if (residency->pool)
+        pool_fill(residency->pool);
+    return 0;
+}
+
+// ---- opening
+// -------------------------------------------------------------------------------------------------
+
+static uint32_t count_layers(const struct unit_table *table)
+{
+    uint32_t n = 0;
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        const struct unit *unit = &table->units[u];
+        if (unit->layer != UNIT_NO_LAYER && unit->layer >= n)
+            n = unit->layer + 1;
+    }
+    return n;
+}
+
+static int open_homes(struct residency *residency, struct lode_error *error)
+{
+    const struct homes *homes = &residency->homes;
+    struct residency_figures *figures = &residency->figures;
+    int code = 0;
+    if (homes->pool_bytes)
+        code = pool_open(&residency->pool, residency, error);
+    if (code == 0 && homes->ring_bytes)
+        code = ring_open(&residency->ring, residency, error);
+    if (code == 0 && homes->rows_bytes)
+        code = rows_open(&residency->rows, residency, error);
+    figures->pinned_bytes = homes->pinned_bytes;
+    figures->pool_bytes = homes->pool_bytes;
+    figures->ring_bytes = homes->ring_bytes;
+    figures->streamed_bytes = homes->streamed_bytes;
+    figures->pool_slots = residency->pool ? pool_slots(residency->pool) : 0;
+    figures->n_experts = residency->n_experts;
+    figures->policy = residency->options.policy->name;
     return code;
 }
 
-// After a failure nothing may write into memory that is about to be freed.
-static void drain(struct loader *loader)
+static int open_indices(struct residency *residency, struct lode_error *error)
 {
-    for (uint32_t tag = 0; tag < loader->n_reads; tag++)
-        io_cancel(loader->io, tag);
-    while (io_pending(loader->io) > 0)
-        io_reap(loader->io, loader->completions, REAP_MAX, 1, -1);
+    const struct unit_table *table = residency->table;
+    residency->n_layers = count_layers(table);
+    residency->layers = calloc(residency->n_layers + 1, sizeof *residency->layers);
+    residency->parts = calloc(table->n_parts + 1, sizeof *residency->parts);
+    residency->expert_index = calloc(table->n_units + 1, sizeof *residency->expert_index);
+    residency->last_chosen = calloc(table->n_units + 1, sizeof *residency->last_chosen);
+    if (!residency->layers || !residency->parts || !residency->expert_index || !residency->last_chosen)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the places of %u units", table->n_units);
+    for (uint32_t u = 0; u < table->n_units; u++)
+        if (table->units[u].class == UNIT_EXPERT)
+            residency->expert_index[u] = residency->n_experts++;
+    const struct heat *heat = residency->options.heat;
+    if (heat && heat->n_units != residency->n_experts)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "heat of %u experts for a model of %u", heat->n_units,
+                         residency->n_experts);
+    return 0;
 }
 
-static int load(struct residency *residency, struct io *io, residency_progress_fn on_progress, void *user,
-                struct lode_error *error)
+static int open_all(struct residency *residency, struct lode_error *error)
 {
-    assert(io_pending(io) == 0);
-    struct loader *loader = calloc(1, sizeof *loader);
-    if (!loader)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory to read the units");
-    loader->residency = residency;
-    loader->io = io;
-    loader->on_progress = on_progress;
-    loader->user = user;
-    loader->total_bytes = unit_table_bytes(residency->table);
-    int code = check_extents(loader, error);
+    const struct unit_table *table = residency->table;
+    const bool host_memory = residency->device->host_memory;
+    const uint64_t asked = residency->options.budget_bytes;
+    const uint64_t full = residency_full_bytes(table, residency->device);
+    if (!host_memory && asked && asked < full)
+        return lode_fail(error, LODE_ERR_UNSUPPORTED, "the weights on %s take %s, but have %s",
+                         residency->device->name, bytes_text(full).text, bytes_text(asked).text);
+    int code = open_indices(residency, error);
     if (code == 0)
-        code = allocate(residency, error);
+        code = homes_solve(&residency->homes, table, asked ? asked : full, host_memory, error);
     if (code == 0)
-        code = init_reads(loader, error);
+        code = residency_load(residency, error);
     if (code == 0)
-        code = read_all(loader, error);
-    drain(loader);
-    if (code == 0)
-        code = residency->device->ops->sync(residency->device, error);
-    free(loader->staging);
-    free(loader);
+        code = open_homes(residency, error);
+    io_count(residency->io, &residency->counted);
+    residency->figures.load_bytes = residency->counted.read_bytes;
     return code;
 }
-
-// ---- the interface
-// -------------------------------------------------------------------------------------------
 
 int residency_open(struct residency **out, const struct unit_table *table, struct io *io,
-                   struct lode_device *device, residency_progress_fn on_progress, void *user,
+                   struct lode_device *device, const struct residency_options *options,
                    struct lode_error *error)
 {
+    *out = NULL;
     struct residency *residency = calloc(1, sizeof *residency);
     if (!residency)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for the residency");
     residency->table = table;
     residency->device = device;
-    int code = load(residency, io, on_progress, user, error);
+    residency->io = io;
+    residency->options = *options;
+    if (!residency->options.policy)
+        residency->options.policy = policy_table[0];
+    prefetch_gate_init(&residency->gate);
+    int code = open_all(residency, error);
     if (code != 0) {
         residency_close(residency);
         return code;
@@ -365,48 +228,240 @@ int residency_open(struct residency **out, const struct unit_table *table, struc
     return 0;
 }
 
+// Nothing may write into memory that is about to be freed.
+static void drain(struct residency *residency)
+{
+    struct io_completion completions[REAP_MAX];
+    while (io_pending(residency->io) > 0) {
+        const uint32_t n = io_reap(residency->io, completions, REAP_MAX, 1, -1);
+        (void)n;
+    }
+}
+
 void residency_close(struct residency *residency)
 {
     if (!residency)
         return;
+    pool_close(residency->pool);
+    drain(residency);
+    ring_close(residency->ring);
+    rows_close(residency->rows);
+    io_unregister(residency->io);
     for (uint32_t i = 0; i < residency->n_blocks; i++)
         residency->device->ops->free(residency->device, residency->blocks[i].memory,
                                      residency->blocks[i].bytes);
+    homes_free(&residency->homes);
     free(residency->blocks);
     free(residency->parts);
+    free(residency->layers);
+    free(residency->expert_index);
+    free(residency->last_chosen);
     free(residency);
 }
 
-uint64_t residency_bytes(const struct residency *residency)
-{
-    return residency->bytes;
-}
-
-static inline bool all_known(const struct residency *residency, const uint32_t *units, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++) {
-        if (units[i] >= residency->table->n_units)
-            return false;
-    }
-    return true;
-}
+// ---- units
+// ---------------------------------------------------------------------------------------------------
 
 int residency_acquire(struct residency *residency, const uint32_t *units, uint32_t n,
                       struct lode_error *error)
 {
-    assert(all_known(residency, units, n));
-    (void)residency, (void)units, (void)n, (void)error;
+    for (uint32_t i = 0; i < n; i++) {
+        assert(units[i] < residency->table->n_units);
+        if (residency->homes.home[units[i]] != HOME_RING)
+            continue;
+        int code = ring_acquire(residency->ring, units[i], error);
+        if (code == 0)
+            continue;
+        residency_release(residency, units, i);
+        return code;
+    }
     return 0;
 }
 
 void residency_release(struct residency *residency, const uint32_t *units, uint32_t n)
 {
-    assert(all_known(residency, units, n));
-    (void)residency, (void)units, (void)n;
+    for (uint32_t i = 0; i < n; i++) {
+        assert(units[i] < residency->table->n_units);
+        if (residency->homes.home[units[i]] == HOME_RING)
+            ring_release(residency->ring, units[i]);
+        else if (residency->homes.home[units[i]] == HOME_POOL)
+            pool_release(residency->pool, units[i]);
+    }
 }
 
 void *residency_part(const struct residency *residency, uint32_t unit, uint32_t part)
 {
     assert(unit < residency->table->n_units && part < residency->table->units[unit].n_parts);
     return residency->parts[residency->table->units[unit].first_part + part];
+}
+
+int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
+                     struct lode_error *error)
+{
+    const bool decodes = residency_decodes(residency);
+    const uint64_t serial = residency->n_decoded + 1;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t expert = residency->expert_index[units[i]];
+        assert(residency->table->units[units[i]].class == UNIT_EXPERT);
+        if (residency->options.heat)
+            heat_count(residency->options.heat, expert, n_tokens[i]);
+        if (decodes) {
+            residency->figures.reused += serial > 1 && residency->last_chosen[expert] == serial - 1;
+            residency->last_chosen[expert] = serial;
+        }
+    }
+    if (decodes && n)
+        residency->layers[residency->table->units[units[0]].layer].choices += n;
+    if (residency->pool)
+        return pool_choose(residency->pool, units, n_tokens, n, error);
+    if (decodes && n)
+        residency->layers[residency->table->units[units[0]].layer].hits += n;
+    residency->chosen = units;
+    residency->n_chosen = n;
+    return 0;
+}
+
+int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,
+                   struct lode_error *error)
+{
+    if (residency->pool)
+        return pool_take(residency->pool, out_units, out_n, max, wait, error);
+    *out_n = residency->n_chosen < max ? residency->n_chosen : max;
+    if (*out_n == 0)
+        return 0;
+    memcpy(out_units, residency->chosen, *out_n * sizeof *out_units);
+    residency->chosen += *out_n;
+    residency->n_chosen -= *out_n;
+    return 0;
+}
+
+bool residency_awaits(const struct residency *residency)
+{
+    return residency->pool && pool_awaits(residency->pool);
+}
+
+bool residency_wants_guess(const struct residency *residency, uint32_t layer)
+{
+    if (!residency->pool || residency->options.no_prefetch)
+        return false;
+    if (residency_decodes(residency) && !prefetch_gate_open(&residency->gate))
+        return false;
+    return pool_wants_guess(residency->pool, layer);
+}
+
+void residency_guess(struct residency *residency, const uint32_t *units, uint32_t n, bool certain)
+{
+    if (residency->pool)
+        pool_guess(residency->pool, units, n, certain);
+}
+
+bool residency_has_rows(const struct residency *residency, uint32_t unit)
+{
+    return residency->homes.home[unit] == HOME_ROWS;
+}
+
+int residency_fetch_rows(struct residency *residency, uint32_t unit, uint32_t part, uint64_t row_bytes,
+                         const int32_t *ids, uint32_t n, void *out, struct lode_error *error)
+{
+    return rows_fetch(residency->rows, unit, part, row_bytes, ids, n, out, error);
+}
+
+// ---- passes and figures
+// --------------------------------------------------------------------------------------
+
+void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (*keep_going)(void *user),
+                          void *user)
+{
+    residency->keep_going = keep_going;
+    residency->user = user;
+    residency->pass_tokens = n_tokens;
+    residency->pass_start_ns = clock_now_ns();
+    residency->stall = (struct residency_stall){0};
+}
+
+void residency_pass_end(struct residency *residency, bool complete)
+{
+    struct residency_figures *figures = &residency->figures;
+    const uint64_t pass_ns = clock_now_ns() - residency->pass_start_ns;
+    residency->keep_going = NULL;
+    struct io_counters now;
+    io_count(residency->io, &now);
+    const uint64_t bytes = now.read_bytes - residency->counted.read_bytes;
+    const uint64_t busy_ns = now.busy_ns - residency->counted.busy_ns;
+    residency->counted = now;
+    if (complete && residency->options.heat)
+        heat_pass_end(residency->options.heat, residency->pass_tokens);
+    if (residency_decodes(residency)) {
+        residency->n_decoded += complete;
+        figures->decode_bytes += bytes;
+        figures->decode_busy_ns += busy_ns;
+        figures->decode_passes++;
+        figures->decode_ns += pass_ns;
+        figures->decode_stall_ns += residency->stall.total_ns;
+        if (complete && residency->pool && !residency->options.no_prefetch)
+            prefetch_gate_token(&residency->gate, pass_ns);
+    } else {
+        figures->prefill_bytes += bytes;
+        figures->prefill_stall_ns += residency->stall.total_ns;
+    }
+    if (complete && residency->pool)
+        pool_pass_end(residency->pool, residency->pass_tokens, busy_ns ? (double)bytes / (double)busy_ns : 0);
+}
+
+void residency_stalled(struct residency *residency, uint32_t unit, enum residency_wait kind, uint64_t ns)
+{
+    struct residency_stall *stall = &residency->stall;
+    const uint32_t layer = residency->table->units[unit].layer;
+    stall->total_ns += ns;
+    if (ns > stall->worst_ns) {
+        stall->worst_ns = ns;
+        stall->worst_unit = unit;
+        stall->worst_kind = kind;
+    }
+    if (residency_decodes(residency) && layer != UNIT_NO_LAYER)
+        residency->layers[layer].stall_ns += ns;
+}
+
+struct residency_stall residency_last_stall(const struct residency *residency)
+{
+    return residency->stall;
+}
+
+const char *residency_stall_text(const struct residency *residency, const struct residency_stall *stall,
+                                 char *buffer, size_t capacity)
+{
+    static const char *const kinds[] = {
+        [WAIT_DEMAND] = "demand read",
+        [WAIT_GUESSED] = "prefetch that came late",
+        [WAIT_STREAM] = "streamed read",
+        [WAIT_ROWS] = "rows",
+    };
+    if (stall->worst_kind == WAIT_NONE)
+        return "";
+    char name[64];
+    snprintf(buffer, capacity, "%s, %s",
+             unit_table_name(residency->table, stall->worst_unit, name, sizeof name),
+             kinds[stall->worst_kind]);
+    return buffer;
+}
+
+void residency_count(const struct residency *residency, struct residency_figures *out)
+{
+    *out = residency->figures;
+    for (uint32_t l = 0; l < residency->n_layers; l++) {
+        out->choices += residency->layers[l].choices;
+        out->hits += residency->layers[l].hits;
+    }
+    struct io_counters now;
+    io_count(residency->io, &now);
+    out->busy_ns = now.busy_ns;
+    out->read_bytes = now.read_bytes;
+    out->prefetch_on =
+        residency->pool && !residency->options.no_prefetch && prefetch_gate_open(&residency->gate);
+}
+
+void residency_count_layer(const struct residency *residency, uint32_t layer,
+                           struct residency_layer_figures *out)
+{
+    *out = layer < residency->n_layers ? residency->layers[layer] : (struct residency_layer_figures){0};
 }

@@ -1,13 +1,19 @@
 // Where units are in memory: answers from what is resident, or reads.
 //
-// A unit's parts lie in one slot of device memory, each aligned to LODE_DEVICE_ALIGN and followed by
-// LODE_DEVICE_SLACK readable bytes. At present every unit has its home in memory and is read at the start;
-// the interface is the one through which units will come and go.
+// Every unit has a home (homes.h). Pinned units are read at the start. Dense units in the ring are read ahead
+// in the order of the table, which is the order of a pass. Experts come into slots of a pool when they are
+// chosen, or on a guess before, and leave by a policy. Rows of tables are fetched one by one. One thread
+// steers all of it; reading goes on by itself in io.
+//
+// A unit's parts are aligned as in their file, or to LODE_DEVICE_ALIGN on a device without host memory, and
+// are followed by LODE_DEVICE_SLACK readable bytes.
 #ifndef LODE_RESIDENCY_H
 #define LODE_RESIDENCY_H
 
 #include "backends/backend.h"
 #include "io/io.h"
+#include "placement/heat.h"
+#include "placement/policy.h"
 #include "placement/unit.h"
 
 #include <stdbool.h>
@@ -17,24 +23,114 @@ struct residency;
 
 typedef bool (*residency_progress_fn)(void *user, uint64_t done_bytes, uint64_t total_bytes);
 
-// Memory that residency_open would take for this table.
-uint64_t residency_needed_bytes(const struct unit_table *table);
+struct residency_options {
+    uint64_t budget_bytes;           // for weights; 0: enough for all. Needs a device of host memory
+    const struct policy_ops *policy; // NULL: the first of policy_table
+    uint32_t used_per_layer;         // experts that a token chooses in a layer
+    // Of all experts in the order of the table, or NULL. What it knows is where the policy starts from and
+    // what an empty pool is filled with; it counts what is chosen.
+    struct heat *heat;
+    bool no_prefetch;
+    residency_progress_fn on_progress; // of the start; may be NULL
+    void *user;
+};
 
-// Takes memory from the device and reads all units. The table, io and device must outlive the residency. A
-// read that fails names the file, the offset and the unit.
+// Memory for weights that residency_open needs at least, and for everything that is ever kept in memory.
+uint64_t residency_floor_bytes(const struct unit_table *table, const struct lode_device *device);
+uint64_t residency_full_bytes(const struct unit_table *table, const struct lode_device *device);
+
+// Takes memory from the device and reads what is pinned. The table, io and device must outlive the residency.
+// A read that fails names the file, the offset and the unit.
 int residency_open(struct residency **out, const struct unit_table *table, struct io *io,
-                   struct lode_device *device, residency_progress_fn on_progress, void *user,
+                   struct lode_device *device, const struct residency_options *options,
                    struct lode_error *error);
 void residency_close(struct residency *residency);
 
-uint64_t residency_bytes(const struct residency *residency);
-
-// Makes units resident and keeps them so until they are released; waits for reads where it must.
+// Makes dense units resident and keeps them so until they are released; waits for reads where it must. Of the
+// streamed ones, the order of the table is expected; another order works and costs what was read ahead.
 int residency_acquire(struct residency *residency, const uint32_t *units, uint32_t n,
                       struct lode_error *error);
 void residency_release(struct residency *residency, const uint32_t *units, uint32_t n);
 
 // Device memory of a part (0 .. n_parts-1) of a unit that is acquired.
 void *residency_part(const struct residency *residency, uint32_t unit, uint32_t part);
+
+// ---- experts
+
+// A layer's router has chosen these experts, each for n_tokens[i] of the pass. Reads for what is missing are
+// submitted; residency_take hands them out. `units` must stay as it is until then.
+int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
+                     struct lode_error *error);
+
+// Hands out chosen experts that are resident, each once, at most `max` of them, acquired. With `wait` it
+// waits until there is one. *out_n is 0 when all have been handed out, or, without `wait`, when none is at
+// hand. Release what was taken before taking more: the pool may be smaller than the choice.
+int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,
+                   struct lode_error *error);
+
+// True while reads for the last choice are on their way.
+bool residency_awaits(const struct residency *residency);
+
+// True when guesses of what this layer will choose are worth making: prefetch is on, and not all of its
+// experts are resident.
+bool residency_wants_guess(const struct residency *residency, uint32_t layer);
+
+// Experts of a layer that will probably be chosen, the most probable first. What is missing is read while
+// nothing else is, as far as there is time for; `certain` guesses at full speed and without a limit. A guess
+// stands until the next choice is told.
+void residency_guess(struct residency *residency, const uint32_t *units, uint32_t n, bool certain);
+
+// ---- rows
+
+// Whether single rows are fetched of this unit; else it is acquired as a whole.
+bool residency_has_rows(const struct residency *residency, uint32_t unit);
+
+// Copies rows ids[0..n) of a part of a table, row_bytes each, to `out` in host memory.
+int residency_fetch_rows(struct residency *residency, uint32_t unit, uint32_t part, uint64_t row_bytes,
+                         const int32_t *ids, uint32_t n, void *out, struct lode_error *error);
+
+// ---- passes and figures
+
+// A pass of n_tokens begins or has ended; decode passes (n_tokens 1) are counted apart. keep_going (may be
+// NULL) is asked while a read is waited for; false ends the wait with LODE_ERR_CANCELLED.
+void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (*keep_going)(void *user),
+                          void *user);
+void residency_pass_end(struct residency *residency, bool complete);
+
+// A wait of the last pass.
+enum residency_wait { WAIT_NONE, WAIT_DEMAND, WAIT_GUESSED, WAIT_STREAM, WAIT_ROWS };
+
+struct residency_stall {
+    uint64_t total_ns, worst_ns;
+    uint32_t worst_unit;
+    enum residency_wait worst_kind;
+};
+
+struct residency_stall residency_last_stall(const struct residency *residency);
+
+// What a stall waited for, in words; "" for none.
+const char *residency_stall_text(const struct residency *residency, const struct residency_stall *stall,
+                                 char *buffer, size_t capacity);
+
+struct residency_layer_figures {
+    uint64_t choices, hits, bytes, stall_ns; // of decode
+};
+
+struct residency_figures {
+    uint64_t pinned_bytes, pool_bytes, ring_bytes, streamed_bytes;
+    uint32_t pool_slots, n_experts;
+    uint64_t load_bytes, prefill_bytes, decode_bytes; // read from the files
+    uint64_t choices, hits, reused; // of decode; reused: chosen for the token before as well
+    uint64_t prefill_stall_ns, decode_stall_ns;
+    uint64_t decode_passes, decode_ns, decode_busy_ns; // of one token; busy: with a read in flight
+    uint64_t prefetch_useful_bytes, prefetch_wasted_bytes;
+    uint64_t busy_ns, read_bytes; // of the whole run
+    bool prefetch_on;
+    const char *policy;
+};
+
+void residency_count(const struct residency *residency, struct residency_figures *out);
+void residency_count_layer(const struct residency *residency, uint32_t layer,
+                           struct residency_layer_figures *out);
 
 #endif

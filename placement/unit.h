@@ -17,7 +17,8 @@ struct extent {
 };
 
 enum unit_class {
-    UNIT_DENSE,  // read in every pass, in the order of the layers
+    UNIT_FIXED,  // in use during a whole pass or a whole layer: always in memory
+    UNIT_DENSE,  // used once in every pass, in the order of the layers
     UNIT_EXPERT, // one of many in its layer, chosen by a router
     UNIT_ROWS,   // a table of which a token reads one row
 };

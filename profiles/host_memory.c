@@ -268,10 +268,20 @@ int host_memory_read(struct host_memory *out, const char *root, struct lode_erro
     return code;
 }
 
-uint64_t host_peak_rss_bytes(void)
+static uint64_t status_bytes(const char *key)
 {
     uint64_t kib, bytes;
-    if (!find_number(&kib, "/proc/self/status", "VmHWM:") || !checked_mul(&bytes, kib, 1024))
+    if (!find_number(&kib, "/proc/self/status", key) || !checked_mul(&bytes, kib, 1024))
         return 0;
     return bytes;
+}
+
+uint64_t host_rss_bytes(void)
+{
+    return status_bytes("VmRSS:");
+}
+
+uint64_t host_peak_rss_bytes(void)
+{
+    return status_bytes("VmHWM:");
 }

@@ -18,7 +18,8 @@ struct host_memory {
 // when proc/meminfo is missing or broken, or when a limit is there but cannot be understood.
 int host_memory_read(struct host_memory *out, const char *root, struct lode_error *error);
 
-// The largest resident size that this process has had; 0 where the system does not tell.
+// The resident size of this process, and the largest that it has had; 0 where the system does not tell.
+uint64_t host_rss_bytes(void);
 uint64_t host_peak_rss_bytes(void);
 
 #endif

@@ -237,7 +237,14 @@ Test(session, a_cancelled_prefill_keeps_its_complete_steps)
     struct lode_engine *other;
     char path[512];
     test_project_path(path, sizeof path, "models/tiny-moe-q4_0.gguf");
-    cr_expect_eq(lode_engine_open(&other, path, &options, &error), LODE_ERR_CANCELLED);
+    cr_assert_eq(lode_engine_open(&other, path, &options, &error), 0);
+    struct lode_session *unloaded;
+    cr_expect_eq(lode_session_open(&unloaded, other, NULL, &error), LODE_ERR_CANCELLED);
+    cr_expect_null(unloaded);
+    none = UINT64_MAX;
+    cr_expect_eq(lode_session_open(&unloaded, other, NULL, &error), 0, "%s", error.text);
+    lode_session_close(unloaded);
+    lode_engine_close(other);
     lode_session_close(session);
     lode_engine_close(engine);
 }

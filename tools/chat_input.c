@@ -147,7 +147,7 @@ static enum chat_input_event interrupted_line(struct chat_input *input)
     fputc('\n', stdout);
     fflush(stdout);
     interrupt_clear();
-    return empty ? CHAT_INPUT_BORED : CHAT_INPUT_INTERRUPTED;
+    return empty && !interrupt_is_final() ? CHAT_INPUT_BORED : CHAT_INPUT_INTERRUPTED;
 }
 
 static enum chat_input_event edited_line(struct chat_input *input, const char **out, size_t *out_len)

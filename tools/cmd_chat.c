@@ -14,11 +14,9 @@ static const char command[] = "lode chat";
 
 static const char usage[] =
     "Usage: lode chat [-m MODEL] [OPTION]...\n"
-    "\n"
-    "Talks with a model. /help inside tells the commands; a trailing \\ or a block in \"\"\" makes a turn "
-    "of\n"
-    "several lines; Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal every line of stdin is a\n"
-    "turn, and only the answers go to stdout.\n"
+    "Talks with a model. /help inside tells the commands; a trailing \\ or a block in \"\"\" makes a turn\n"
+    "of several lines; Ctrl-C stops an answer, Ctrl-D leaves. Without a terminal every line of stdin is\n"
+    "a turn, and only the answers go to stdout.\n"
     "\n"
     "  --system TEXT      instructions for the model\n"
     "  --think            let the model think before it answers (shown dimmed, on a terminal only)\n"
@@ -26,12 +24,10 @@ static const char usage[] =
     "  -c, --context N    tokens of the conversation (the model's limit, or what memory allows)\n"
     "  --drop-oldest      when the context is full, forget the oldest turns instead of stopping\n"
     "  --temp T  --top-k N  --top-p P  --min-p P       sampling (1, 64, 0.95, 0); --temp 0 is greedy\n"
-    "  --repeat-penalty X  --repeat-window N  --seed N  --logit-bias ID=X\n"
-    "  -t, --threads N  --isa auto|portable|avx2|avx512  -b, --batch N  --kv f16|q8_0|f32\n"
-    "\n"
-    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (without a terminal).\n"
+    "  --repeat-penalty X  --repeat-window N  --seed N  --logit-bias ID=X\n" MODEL_USAGE
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (without a terminal), 143 terminated.\n"
     "Examples:\n"
-    "  lode chat -m gemma-4-26B-A4B-it-Q4_0.gguf --think\n"
+    "  lode chat -m gemma-4-26B-A4B-it-Q4_0.gguf --think --ram 8G\n"
     "  printf 'Hello!\\nWhat did I say?\\n' | lode chat -m gemma-4-E2B-it-Q4_0.gguf --temp 0\n";
 
 static bool parse(struct chat *chat, int argc, char **argv, int *exit_code)
@@ -126,7 +122,7 @@ static int generate(struct chat *chat, bool starts_thinking, struct lode_error *
     options.on_token = reply_on_token;
     options.user = &reply;
     const uint64_t before = generated_so_far(chat);
-    int code = lode_session_generate(chat->session, &options, &chat->stop, error);
+    int code = model_generate(chat->session, &options, &chat->stop, error);
     reply_finish(&reply, true);
     if (reply_tell_failure(&reply, command))
         chat->output_failed = true;
@@ -236,7 +232,7 @@ static bool handle_turn(struct chat *chat, const struct text *turn, bool literal
         return chat_command(chat, turn->bytes);
     if (!is_blank(turn))
         take_turn(chat, turn);
-    if (interrupt_pending() && !chat_is_terminal(chat))
+    if (interrupt_is_final() || (interrupt_pending() && !chat_is_terminal(chat)))
         return false;
     interrupt_clear();
     return !chat->output_failed;
@@ -255,7 +251,7 @@ static int talk(struct chat *chat)
             message_note(command, "Ctrl-D or /quit leaves");
             break;
         case CHAT_INPUT_INTERRUPTED:
-            goes_on = chat_is_terminal(chat);
+            goes_on = chat_is_terminal(chat) && !interrupt_is_final();
             break;
         case CHAT_INPUT_FAILED:
             chat->failed = true;
@@ -268,7 +264,7 @@ static int talk(struct chat *chat)
     }
     text_free(&turn);
     if (interrupt_pending())
-        return EXIT_INTERRUPTED;
+        return interrupt_exit_code();
     return chat->output_failed || (chat->failed && !chat_is_terminal(chat)) ? EXIT_FAILED : EXIT_OK;
 }
 
@@ -281,7 +277,7 @@ static int open_all(struct chat *chat, struct lode_error *error)
     if (!code && chat->system)
         code = conversation_set_system(&chat->conversation, chat->system, error);
     if (!code)
-        code = model_open(&chat->engine, &chat->model, error);
+        code = model_open(&chat->engine, &chat->model, command, error);
     if (!code)
         code = model_session_open(&chat->session, chat->engine, &chat->model, chat->model.context, error);
     if (code)
@@ -329,7 +325,7 @@ static int execute(struct chat *chat)
 
 int cmd_chat(int argc, char **argv)
 {
-    struct chat chat = {0};
+    struct chat chat = {.model.keeps_heat = true};
     sampling_begin(&chat.sampling);
     int code;
     if (parse(&chat, argc, argv, &code))

@@ -33,9 +33,8 @@ static const char usage[] =
     "  --logits OUT        file to write the logits to\n"
     "  --compare REF       file of reference logits\n"
     "  --json              one JSON object\n"
-    "  -m, --model FILE    the same as MODEL\n"
-    "  -t, --threads N  --isa auto|portable|avx2|avx512  -b, --batch N  --kv f16|q8_0|f32\n"
-    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted.\n"
+    "  -m, --model FILE    the same as MODEL\n" MODEL_USAGE
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "Examples:\n"
     "  lode eval m.gguf -f wiki.test.raw --chunks 20\n"
     "  lode eval m-q4_0.gguf --tokens ids.txt --kv f32 --compare m-f32.logits\n";
@@ -336,7 +335,7 @@ static int execute(struct eval *eval)
     struct lode_error error = {0};
     code = text_read(&eval->input, eval->text_path ? eval->text_path : eval->tokens_path, &error);
     if (!code)
-        code = model_open(&eval->engine, &eval->model, &error);
+        code = model_open(&eval->engine, &eval->model, command, &error);
     if (!code)
         code = eval->text_path ? eval_text(eval, &error) : eval_tokens(eval, &error);
     return code ? message_failed(command, &error) : EXIT_OK;

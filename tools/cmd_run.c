@@ -11,6 +11,7 @@
 #include "tools/reply.h"
 #include "tools/report.h"
 #include "tools/sampling.h"
+#include "tools/stalls.h"
 #include "tools/text.h"
 
 #include <errno.h>
@@ -33,15 +34,14 @@ static const char usage[] =
     "  --logit-bias ID=X     add X to a token's logit, -inf bans it; may be repeated\n"
     "  --ignore-eos          go on after the model's end\n"
     "  --special             show control tokens in the text\n"
-    "  --no-special          special tokens in the prompt are plain text\n"
-    "  --no-bos              no <bos> in front of the prompt\n"
+    "  --no-special --no-bos special tokens in the prompt are plain text; no <bos> in front of it\n"
     "  --json                one JSON object with text, ids and figures instead of streamed text\n"
     "  --stats FILE          write the figures as JSON\n"
-    "  -t, --threads N  --isa auto|portable|avx2|avx512  -b, --batch N  --kv f16|q8_0|f32\n"
-    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C).\n"
+    "  --explain-stalls      at the end, what the slowest tokens waited for\n" MODEL_USAGE
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C), 143 terminated.\n"
     "Examples:\n"
     "  lode run -p 'Once upon a time' -n 100 --temp 0\n"
-    "  lode run -m gemma-4-E4B-it-Q4_0.gguf --chat -p 'Why is the sky blue?'\n"
+    "  lode run -m gemma-4-26B-A4B-it-Q4_0.gguf --ram 8G --chat -p 'Why is the sky blue?'\n"
     "  lode run -m m.gguf -f notes.txt --json | jq -r .text\n";
 
 struct run {
@@ -50,7 +50,7 @@ struct run {
     const char *prompt_text, *prompt_path, *system, *stats_path;
     uint32_t max_tokens;
     bool prompt_given, path_given, system_given;
-    bool chat, think, ignore_end, show_special, plain_prompt, no_bos, json;
+    bool chat, think, ignore_end, show_special, plain_prompt, no_bos, json, explain_stalls;
 
     FILE *stats_file;
     struct text prompt;
@@ -105,6 +105,7 @@ static bool parse(struct run *run, int argc, char **argv, int *exit_code)
         OPTION_IS_FLAG("no-bos", 0, &run->no_bos),
         OPTION_IS_FLAG("json", 0, &run->json),
         OPTION_IS_TEXT("stats", 0, &run->stats_path),
+        OPTION_IS_FLAG("explain-stalls", 0, &run->explain_stalls),
     };
     struct option_parser parser = {.command = command,
                                    .usage = usage,
@@ -189,7 +190,7 @@ static int settle_context(const struct run *run, uint32_t *out, struct lode_erro
 
 static int open_all(struct run *run, struct lode_error *error)
 {
-    int code = model_open(&run->engine, &run->model, error);
+    int code = model_open(&run->engine, &run->model, command, error);
     if (!code)
         code = encode_prompt(run, error);
     uint32_t context = 0;
@@ -220,7 +221,7 @@ static int generate(struct run *run, struct lode_error *error)
     options.starts_thinking = run->starts_thinking;
     options.on_token = reply_on_token;
     options.user = &run->reply;
-    code = lode_session_generate(run->session, &options, &run->stop, error);
+    code = model_generate(run->session, &options, &run->stop, error);
     reply_finish(&run->reply, false);
     return code;
 }
@@ -284,10 +285,12 @@ static int tell_results(struct run *run)
     if (run->json)
         print_json(run, &report);
     int code = write_stats(run, &report);
+    if (run->explain_stalls)
+        stalls_explain(command, run->session);
     report_line(command, &report);
     if (reply_tell_failure(&run->reply, command))
         code = EXIT_FAILED;
-    return report.interrupted ? EXIT_INTERRUPTED : code;
+    return report.interrupted ? interrupt_exit_code() : code;
 }
 
 static void release(struct run *run)
@@ -320,7 +323,7 @@ static int execute(struct run *run)
 
 int cmd_run(int argc, char **argv)
 {
-    struct run run = {.max_tokens = 256};
+    struct run run = {.model.keeps_heat = true, .max_tokens = 256};
     sampling_begin(&run.sampling);
     int code;
     if (parse(&run, argc, argv, &code))

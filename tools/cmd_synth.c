@@ -32,7 +32,7 @@ static const char usage[] =
     "  --sync              end only when the file is on the disk\n"
     "  --dry-run           write nothing, show what the file would take\n"
     "\n"
-    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted.\n"
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "\n"
     "Examples:\n"
     "  lode synth 26b-a4b --skew 1.2 -o 26b-q4_0.gguf\n"

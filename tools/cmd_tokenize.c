@@ -29,7 +29,7 @@ static const char usage[] =
     "  --show-special     with --decode: control tokens appear as text\n"
     "  --json             ids (or the decoded text) as a JSON object\n"
     "\n"
-    "Exit: 0 done, 1 failed, 2 usage.\n"
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "\n"
     "Examples:\n"
     "  printf 'Hello world' | lode tokenize -m gemma-4-E2B-it-Q4_0.gguf\n"

@@ -3,21 +3,51 @@
 // polling it beside the file misses neither.
 #include "tools/interrupt.h"
 
+#include "tools/message.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t interrupted;
+// timeout(1) sends its signal to the process and then to its group: within this time it is the same one.
+static const uint64_t repeat_ns = 100000000;
+
+// Atomic, not sig_atomic_t: the two signals may be handled on two threads at the same time.
+static atomic_int caught; // SIGINT, SIGTERM or 0
+static _Atomic uint64_t caught_ns;
+static atomic_bool kills_on_second;
 static int wake_read = -1, wake_write = -1;
 
-static void on_interrupt(int number)
+static uint64_t now_ns(void)
 {
-    (void)number;
-    int saved = errno;
-    interrupted = 1;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static bool is_second(int before)
+{
+    return before && (kills_on_second || before == SIGTERM) && now_ns() - caught_ns > repeat_ns;
+}
+
+static void on_signal(int number)
+{
+    const int saved = errno, before = caught;
+    if (is_second(before)) { // blocked while it is handled, so it ends the program on return
+        signal(number, SIG_DFL);
+        raise(number);
+        return;
+    }
+    if (!before)
+        caught_ns = now_ns();
+    if (before != SIGTERM)
+        caught = number;
     if (write(wake_write, "", 1) < 0) {
         // full: then whoever polls wakes up all the same
     }
@@ -41,26 +71,37 @@ static void open_pipe(void)
 void interrupt_watch(bool second_kills)
 {
     open_pipe();
+    kills_on_second = second_kills;
     struct sigaction action;
     memset(&action, 0, sizeof action);
-    action.sa_handler = on_interrupt;
+    action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
-    action.sa_flags = second_kills ? (int)SA_RESETHAND : 0;
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
 }
 
 bool interrupt_pending(void)
 {
-    return interrupted != 0;
+    return caught != 0;
+}
+
+bool interrupt_is_final(void)
+{
+    return caught == SIGTERM;
+}
+
+int interrupt_exit_code(void)
+{
+    return interrupt_is_final() ? EXIT_TERMINATED : EXIT_INTERRUPTED;
 }
 
 bool interrupt_wait_readable(int fd)
 {
     struct pollfd files[2] = {{.fd = fd, .events = POLLIN}, {.fd = wake_read, .events = POLLIN}};
-    while (!interrupted) {
+    while (!interrupt_pending()) {
         int ready = poll(files, 2, -1);
         if (ready < 0 ? errno != EINTR : files[0].revents != 0)
-            return !interrupted;
+            return !interrupt_pending();
     }
     return false;
 }
@@ -68,7 +109,8 @@ bool interrupt_wait_readable(int fd)
 void interrupt_clear(void)
 {
     char bytes[16];
-    interrupted = 0;
+    int ctrl_c = SIGINT;
+    atomic_compare_exchange_strong(&caught, &ctrl_c, 0);
     while (read(wake_read, bytes, sizeof bytes) > 0)
         continue;
 }

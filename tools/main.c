@@ -18,7 +18,7 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    {"run", cmd_run},           {"chat", cmd_chat}, {"info", cmd_info},
+    {"run", cmd_run},           {"chat", cmd_chat}, {"info", cmd_info},   {"heat", cmd_heat},
     {"tokenize", cmd_tokenize}, {"eval", cmd_eval}, {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
@@ -31,6 +31,7 @@ static const char usage[] =
     "  run        complete a prompt\n"
     "  chat       talk with a model, turn by turn\n"
     "  info       show what a model file holds\n"
+    "  heat       show which experts earlier runs have chosen most\n"
     "  tokenize   text to token ids, and back\n"
     "  eval       measure perplexity, write or compare logits\n"
     "  synth      write a model file of a real shape with random weights\n"
@@ -40,7 +41,7 @@ static const char usage[] =
     "\n"
     "Results go to stdout, everything else to stderr. Without -m the model is $LODE_MODEL, or\n"
     "else the small demo model that comes with the program.\n"
-    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted.\n"
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "\n"
     "Examples:\n"
     "  lode run -p 'Once upon a time' -n 100\n"

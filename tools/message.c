@@ -1,6 +1,8 @@
 // Notes, errors and usage errors of all subcommands, in one form.
 #include "tools/message.h"
 
+#include "tools/interrupt.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -23,7 +25,7 @@ int message_failed(const char *command, const struct lode_error *error)
 {
     if (error->code == LODE_ERR_CANCELLED) {
         message_note(command, "interrupted");
-        return EXIT_INTERRUPTED;
+        return interrupt_exit_code();
     }
     message_note(command, "%s", error->text);
     return EXIT_FAILED;

@@ -12,6 +12,7 @@ enum exit_code {
     EXIT_FAILED = 1,        // something went wrong at run time
     EXIT_USAGE = 2,         // the command line makes no sense
     EXIT_INTERRUPTED = 130, // as a shell reports SIGINT
+    EXIT_TERMINATED = 143,  // as a shell reports SIGTERM
 };
 
 void message_note(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

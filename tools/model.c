@@ -1,8 +1,9 @@
 // Finding and opening models. The only place that reads $LODE_MODEL and knows where the demo model lies.
 #include "tools/model.h"
 
+#include "tools/cache_dir.h"
+#include "tools/interrupt.h"
 #include "tools/message.h"
-#include "tools/progress.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 
 const char *const model_isa_choices[] = {"auto", "portable", "avx2", "avx512", NULL};
 const char *const model_kv_choices[] = {"f16", "q8_0", "f32", NULL}; // in the order of enum lode_kv_type
+const char *const model_io_choices[] = {"auto", "uring", "threads", NULL};
 
 // The source tree first: a fresh build beside an older installation shall use its own files.
 static const char *demo_model(void)
@@ -48,27 +50,97 @@ int model_find(struct model_options *options, const char *command)
     return EXIT_OK;
 }
 
-int model_open(struct lode_engine **out, const struct model_options *options, struct lode_error *error)
+// ---- what the engine tells
+// -----------------------------------------------------------------------------------
+
+static bool on_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
-    struct progress progress;
-    progress_begin(&progress);
-    struct lode_engine_options engine_options = lode_engine_options_default();
-    engine_options.threads = options->threads;
-    engine_options.isa = options->isa == 0 ? NULL : model_isa_choices[options->isa];
-    engine_options.on_progress = progress_show;
-    engine_options.user = &progress;
-    int code = lode_engine_open(out, options->path, &engine_options, error);
-    progress_end(&progress);
+    struct model_listener *listener = user;
+    return progress_show(&listener->progress, what, done, total);
+}
+
+static uint64_t fnv1a(const char *text)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (; *text; text++)
+        hash = (hash ^ (unsigned char)*text) * 0x100000001b3u;
+    return hash;
+}
+
+static bool was_told(struct model_listener *listener, const char *text)
+{
+    const uint64_t hash = fnv1a(text);
+    for (size_t i = 0; i < listener->n_told; i++)
+        if (listener->told[i] == hash)
+            return true;
+    if (listener->n_told < MODEL_NOTES)
+        listener->told[listener->n_told++] = hash;
+    return false;
+}
+
+static void on_note(void *user, const char *text)
+{
+    struct model_listener *listener = user;
+    if (was_told(listener, text))
+        return;
+    progress_end(&listener->progress); // or the note would stand behind the bar
+    message_note(listener->command, "%s", text);
+}
+
+// ---- opening
+// -------------------------------------------------------------------------------------------------
+
+static struct lode_engine_options engine_options(struct model_options *options)
+{
+    struct lode_engine_options engine = lode_engine_options_default();
+    engine.threads = options->threads;
+    engine.isa = options->isa == 0 ? NULL : model_isa_choices[options->isa];
+    engine.ram_bytes = options->ram_bytes;
+    engine.policy = options->policy;
+    engine.io = options->io == 0 ? NULL : model_io_choices[options->io];
+    engine.mirror = options->mirror;
+    engine.no_prefetch = options->no_prefetch;
+    engine.cold = options->cold;
+    if (options->keeps_heat && !options->cold && cache_dir_heat(options->heat_dir, sizeof options->heat_dir))
+        engine.heat_dir = options->heat_dir;
+    engine.on_progress = on_progress;
+    engine.on_note = on_note;
+    engine.user = &options->listener;
+    return engine;
+}
+
+int model_open(struct lode_engine **out, struct model_options *options, const char *command,
+               struct lode_error *error)
+{
+    options->listener = (struct model_listener){.command = command};
+    const struct lode_engine_options engine = engine_options(options);
+    progress_begin(&options->listener.progress);
+    int code = lode_engine_open(out, options->path, &engine, error);
+    progress_end(&options->listener.progress);
     return code;
 }
 
-int model_session_open(struct lode_session **out, struct lode_engine *engine,
-                       const struct model_options *options, uint32_t context, struct lode_error *error)
+static bool keep_going(void *user)
 {
-    struct lode_session_options session_options = {
-        .context = context, .batch = options->batch, .kv = (enum lode_kv_type)options->kv};
-    return lode_session_open(out, engine, &session_options, error);
+    (void)user;
+    return !interrupt_pending();
 }
+
+int model_session_open(struct lode_session **out, struct lode_engine *engine, struct model_options *options,
+                       uint32_t context, struct lode_error *error)
+{
+    const struct lode_session_options session = {.context = context,
+                                                 .batch = options->batch,
+                                                 .kv = (enum lode_kv_type)options->kv,
+                                                 .keep_going = keep_going};
+    progress_begin(&options->listener.progress);
+    int code = lode_session_open(out, engine, &session, error);
+    progress_end(&options->listener.progress);
+    return code;
+}
+
+// ---- running
+// -------------------------------------------------------------------------------------------------
 
 int model_feed(struct lode_session *session, const int32_t *ids, size_t count, struct lode_error *error)
 {
@@ -77,6 +149,16 @@ int model_feed(struct lode_session *session, const int32_t *ids, size_t count, s
     int code = lode_session_feed(session, ids, count, progress_show, &progress, error);
     progress_end(&progress);
     return code;
+}
+
+int model_generate(struct lode_session *session, const struct lode_generate_options *options,
+                   enum lode_stop *out_stop, struct lode_error *error)
+{
+    int code = lode_session_generate(session, options, out_stop, error);
+    if (code != LODE_ERR_CANCELLED)
+        return code;
+    *out_stop = LODE_STOP_CALLER;
+    return LODE_OK;
 }
 
 struct lode_chat_options model_chat_options(const struct lode_engine *engine, bool thinking)

@@ -4,6 +4,7 @@
 
 #include "tools/message.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <string.h>
 
 enum { LONGEST_WORD = 32, MAX_OPTIONS = 64 };
+enum { LIST_PRINTED = -1 }; // in place of an exit code: all is well, but the command shall not run
 
 static size_t smallest(size_t a, size_t b, size_t c)
 {
@@ -118,6 +120,66 @@ static bool parse_number(const struct option *option, const char *text, char *re
     return true;
 }
 
+// The power of two that a unit stands for; *text moves behind it. No GB: whether that is 10^9 or 2^30 would
+// be a guess about a hard limit.
+static unsigned unit_shift(const char **text)
+{
+    static const char letters[] = "KMGT";
+    const char *letter = **text ? strchr(letters, toupper((unsigned char)**text)) : NULL;
+    if (!letter)
+        return 0;
+    ++*text;
+    if (strcmp(*text, "i") == 0 || strcmp(*text, "iB") == 0)
+        *text += strlen(*text);
+    return 10 * (unsigned)(letter - letters + 1);
+}
+
+static bool parse_fraction(double *out, const char **text)
+{
+    double place = 0.1;
+    *out = 0;
+    if (**text != '.')
+        return true;
+    const char *first = ++*text;
+    for (; **text >= '0' && **text <= '9'; ++*text, place /= 10)
+        *out += place * (**text - '0');
+    return *text > first;
+}
+
+static bool parse_size(uint64_t *out, const char *text)
+{
+    unsigned long long whole;
+    double fraction;
+    const char *end;
+    if (!parse_digits(&whole, text, &end) || !parse_fraction(&fraction, &end))
+        return false;
+    const bool has_fraction = strchr(text, '.') != NULL;
+    const unsigned shift = unit_shift(&end);
+    if (*end || (has_fraction && !shift) || whole >= (uint64_t)INT64_MAX >> shift)
+        return false;
+    *out = (whole << shift) + (uint64_t)ldexp(fraction, (int)shift);
+    return true;
+}
+
+static bool parse_bytes(const struct option *option, const char *text, char *reason, size_t capacity)
+{
+    uint64_t *target = option->target, value;
+    if (strcmp(text, "auto") == 0) {
+        *target = 0;
+        return true;
+    }
+    if (!parse_size(&value, text)) {
+        snprintf(reason, capacity, "must be auto or a size in binary units, as 8G, 8.5GiB, 800M, or bytes");
+        return false;
+    }
+    if ((double)value < option->min) {
+        snprintf(reason, capacity, "must be at least %.0fM", ldexp(option->min, -20));
+        return false;
+    }
+    *target = value;
+    return true;
+}
+
 static bool parse_choice(const struct option *option, const char *text, char *reason, size_t capacity)
 {
     size_t used = (size_t)snprintf(reason, capacity, "must be one of");
@@ -131,6 +193,31 @@ static bool parse_choice(const struct option *option, const char *text, char *re
             break;
     }
     return false;
+}
+
+static bool parse_name(const struct option *option, const char *text, char *reason, size_t capacity)
+{
+    size_t used = (size_t)snprintf(reason, capacity, "must be one of");
+    const char *name, *summary;
+    for (size_t i = 0; (name = option->name_at(i, &summary)) && used < capacity; i++) {
+        if (strcmp(name, text) == 0) {
+            *(const char **)option->target = name;
+            return true;
+        }
+        used += (size_t)snprintf(reason + used, capacity - used, "%s %s", i ? "," : "", name);
+    }
+    return false;
+}
+
+static int print_names(const struct option *option)
+{
+    const char *name, *summary;
+    int width = 0;
+    for (size_t i = 0; (name = option->name_at(i, &summary)); i++)
+        width = (int)strlen(name) > width ? (int)strlen(name) : width;
+    for (size_t i = 0; (name = option->name_at(i, &summary)); i++)
+        printf("%-*s  %s\n", width, name, summary);
+    return LIST_PRINTED;
 }
 
 static bool store_value(const struct option *option, const char *value, char *reason, size_t capacity)
@@ -148,6 +235,10 @@ static bool store_value(const struct option *option, const char *value, char *re
         return parse_seed(option, value, reason, capacity);
     case OPTION_NUMBER:
         return parse_number(option, value, reason, capacity);
+    case OPTION_BYTES:
+        return parse_bytes(option, value, reason, capacity);
+    case OPTION_NAME:
+        return parse_name(option, value, reason, capacity);
     case OPTION_CHOICE:
         return parse_choice(option, value, reason, capacity);
     case OPTION_CALL:
@@ -194,6 +285,8 @@ static int take_value(const struct option_parser *parser, const struct option *o
                       int spelling_len, const char *value)
 {
     char reason[256] = "";
+    if (option->kind == OPTION_NAME && strcmp(value, "help") == 0)
+        return print_names(option);
     if (!store_value(option, value, reason, sizeof reason))
         return message_usage(parser->command, "%.*s '%s': %s", spelling_len, spelling, value, reason);
     if (option->given)
@@ -266,6 +359,10 @@ bool options_parse(struct option_parser *parser, int argc, char **argv, int *exi
             *exit_code = parse_long(parser, argv, argc, &i);
         else
             *exit_code = parse_short(parser, argv, argc, &i);
+    }
+    if (*exit_code == LIST_PRINTED) {
+        *exit_code = EXIT_OK;
+        return false;
     }
     return *exit_code == EXIT_OK;
 }

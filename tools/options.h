@@ -16,7 +16,10 @@ enum option_kind {
     OPTION_COUNT,  // target: uint32_t, in [min, max]; a suffix K or M multiplies by 2^10 or 2^20
     OPTION_SEED,   // target: uint64_t, in [0, 2^63)
     OPTION_NUMBER, // target: float, in [min, max]
+    OPTION_BYTES, // target: uint64_t, at least `min`: 8G, 8.5GiB, 800M, plain bytes (K to T, binary); auto is
+                  // 0
     OPTION_CHOICE, // target: int, the index in `choices`
+    OPTION_NAME,   // target: const char *, one of `name_at`; help lists them and ends the program
     OPTION_CALL,   // `parse` stores the value where it wants
 };
 
@@ -26,7 +29,8 @@ struct option {
     enum option_kind kind;
     void *target;
     double min, max;
-    const char *const *choices; // ends with NULL
+    const char *const *choices;                                     // ends with NULL
+    const char *(*name_at)(size_t index, const char **out_summary); // NULL beyond the last
     // Returns false and writes the reason, which follows "--name VALUE: ".
     bool (*parse)(void *target, const char *value, char *reason, size_t capacity);
     bool *given; // set when the option occurs; may be NULL
@@ -54,6 +58,15 @@ struct option {
         .name = (long_name), .kind = OPTION_CHOICE, .target = (pointer), .choices = (list)                   \
     }
 
+#define OPTION_IS_BYTES(long_name, pointer, least)                                                           \
+    {                                                                                                        \
+        .name = (long_name), .kind = OPTION_BYTES, .target = (pointer), .min = (least)                       \
+    }
+#define OPTION_IS_NAME(long_name, pointer, names)                                                            \
+    {                                                                                                        \
+        .name = (long_name), .kind = OPTION_NAME, .target = (pointer), .name_at = (names)                    \
+    }
+
 struct option_parser {
     const char *command; // "lode run", for messages
     const char *usage;   // what --help prints
@@ -63,8 +76,8 @@ struct option_parser {
     size_t max_operands, n_operands;
 };
 
-// Returns true when the command shall go on. False: help was printed or the command line is wrong, and
-// *exit_code says with what to exit.
+// Returns true when the command shall go on. False: help or a list was printed, or the command line is wrong,
+// and *exit_code says with what to exit.
 bool options_parse(struct option_parser *parser, int argc, char **argv, int *exit_code);
 
 // The name that a misspelt word most likely meant, or NULL when none is near.

@@ -12,8 +12,7 @@ struct progress {
 
 void progress_begin(struct progress *progress);
 
-// A lode_progress_fn whose user is a struct progress. Also where Ctrl-C reaches the engine: false once it was
-// pressed.
+// A lode_progress_fn whose user is a struct progress. False once Ctrl-C or SIGTERM came.
 bool progress_show(void *user, const char *what, uint64_t done, uint64_t total);
 
 void progress_end(struct progress *progress);

@@ -27,7 +27,7 @@ bool reply_begin(struct reply *reply, size_t capacity, bool show, bool collect);
 void reply_free(struct reply *reply);
 
 // A lode_token_fn whose user is a struct reply; an id of -1 brings text without a token. Stops the generation
-// on Ctrl-C and when stdout cannot be written.
+// on Ctrl-C, on SIGTERM and when stdout cannot be written.
 bool reply_on_token(void *user, int32_t id, enum lode_part part, const char *text, size_t len);
 
 // Tells what stopped the showing, if anything did, and takes the mark off stdout, so that it is told once.

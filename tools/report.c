@@ -3,9 +3,12 @@
 
 #include "tools/json_out.h"
 #include "tools/message.h"
+#include "tools/stalls.h"
 #include "tools/text.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *report_stop(const struct report *report)
@@ -38,19 +41,54 @@ static const char *stop_in_words(const struct report *report)
     return report->interrupted ? "interrupted" : "output failed";
 }
 
+// Both in the unit of the ceiling: near it, "8.0 GiB of 8.0 GiB" would say nothing.
+static const char *peak_of_ceiling(char out[64], uint64_t peak_bytes, uint64_t ceiling_bytes)
+{
+    const bool large = ceiling_bytes >= 1ull << 30;
+    const double unit = large ? 1ull << 30 : 1ull << 20;
+    snprintf(out, 64, "peak %.*f of %.*f %s", large ? 2 : 0, (double)peak_bytes / unit, large ? 2 : 0,
+             (double)ceiling_bytes / unit, large ? "GiB" : "MiB");
+    return out;
+}
+
+static void tell_offload(const char *command, const struct lode_stats *stats,
+                         const struct lode_offload_stats *offload)
+{
+    char peak[64], kept[64], bytes[TEXT_NUMBER_SIZE];
+    peak_of_ceiling(peak, stats->peak_rss_bytes, offload->ceiling_bytes);
+    if (stats->generated_tokens < 2) { // no decode that could say anything
+        message_note(command, "prefill read %s, stalled %.1f of %.1f s; %s",
+                     text_bytes(bytes, offload->prefill_bytes), offload->prefill_stall_s, stats->prefill_s,
+                     peak);
+        return;
+    }
+    if (offload->choices)
+        snprintf(kept, sizeof kept, "experts %.1f%% in memory", 100 * offload->hit_rate);
+    else
+        snprintf(kept, sizeof kept, "%s of weights in memory", text_bytes(bytes, offload->pinned_bytes));
+    const double mb = offload->bytes_per_token * 1e-6;
+    message_note(command, "%s, %.*f MB a token read, stalled %.1f%% of the time; %s", kept, mb < 10 ? 1 : 0,
+                 mb, 100 * offload->stall_share, peak);
+}
+
 void report_line(const char *command, const struct report *report)
 {
     struct lode_stats stats;
+    struct lode_offload_stats offload;
     lode_session_stats(report->session, &stats);
+    lode_session_offload(report->session, &offload);
+    if (offload.offloaded)
+        tell_offload(command, &stats, &offload);
     char memory[TEXT_NUMBER_SIZE];
-    message_note(
-        command,
-        "prefill %" PRIu64 " tokens at %.1f tok/s, decode %" PRIu64 " at %.1f tok/s, TTFT %.0f ms, %s, "
-        "%u %s, %s, seed %" PRIu64 ", %s",
-        stats.prompt_tokens, stats.prefill_tok_s, stats.generated_tokens, stats.decode_tok_s,
-        stats.ttft_s * 1e3, text_bytes(memory, stats.peak_rss_bytes), lode_engine_threads(report->engine),
-        lode_engine_threads(report->engine) == 1 ? "thread" : "threads", lode_engine_isa(report->engine),
-        report->seed, stop_in_words(report));
+    message_note(command,
+                 "prefill %" PRIu64 " tokens at %.1f tok/s, decode %" PRIu64
+                 " at %.1f tok/s, TTFT %.0f ms, %s%s"
+                 "%u %s, %s, seed %" PRIu64 ", %s",
+                 stats.prompt_tokens, stats.prefill_tok_s, stats.generated_tokens, stats.decode_tok_s,
+                 stats.ttft_s * 1e3, offload.offloaded ? "" : text_bytes(memory, stats.peak_rss_bytes),
+                 offload.offloaded ? "" : ", ", lode_engine_threads(report->engine),
+                 lode_engine_threads(report->engine) == 1 ? "thread" : "threads",
+                 lode_engine_isa(report->engine), report->seed, stop_in_words(report));
 }
 
 static void add_number(json_t *object, const char *name, double value)
@@ -61,6 +99,81 @@ static void add_number(json_t *object, const char *name, double value)
 static void add_count(json_t *object, const char *name, uint64_t value)
 {
     json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static json_t *layer_json(const struct lode_layer_stats *layer)
+{
+    json_t *object = json_object();
+    add_count(object, "choices", layer->choices);
+    add_count(object, "hits", layer->hits);
+    add_number(object, "hit_rate", layer->choices ? (double)layer->hits / (double)layer->choices : 1);
+    add_count(object, "bytes", layer->bytes);
+    add_number(object, "stall_s", layer->stall_s);
+    return object;
+}
+
+static json_t *layers_json(const struct report *report)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < lode_engine_shape(report->engine)->n_layers; i++) {
+        struct lode_layer_stats layer;
+        lode_session_layer(report->session, i, &layer);
+        json_array_append_new(array, layer_json(&layer));
+    }
+    return array;
+}
+
+static json_t *slow_tokens_json(const struct report *report)
+{
+    size_t count;
+    struct lode_slow_token *tokens = stalls_slow_tokens(report->session, &count);
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        json_t *object = json_object();
+        add_count(object, "index", tokens[i].index);
+        add_number(object, "ms", tokens[i].ms);
+        add_number(object, "stall_ms", tokens[i].stall_ms);
+        add_number(object, "worst_stall_ms", tokens[i].worst_stall_ms);
+        json_object_set_new(object, "worst", json_out_text(tokens[i].worst, strlen(tokens[i].worst)));
+        json_array_append_new(array, object);
+    }
+    free(tokens);
+    return array;
+}
+
+static void add_word(json_t *object, const char *name, const char *word)
+{
+    json_object_set_new(object, name, word ? json_string(word) : json_null());
+}
+
+static void add_offload(json_t *object, const struct report *report)
+{
+    struct lode_offload_stats offload;
+    lode_session_offload(report->session, &offload);
+    json_object_set_new(object, "offloaded", json_boolean(offload.offloaded));
+    add_count(object, "ceiling_bytes", offload.ceiling_bytes);
+    add_count(object, "pinned_bytes", offload.pinned_bytes);
+    add_count(object, "pool_bytes", offload.pool_bytes);
+    add_count(object, "streamed_bytes", offload.streamed_bytes);
+    add_count(object, "pool_slots", offload.pool_slots);
+    add_number(object, "hit_rate", offload.hit_rate);
+    add_number(object, "reuse", offload.reuse);
+    add_count(object, "load_bytes", offload.load_bytes);
+    add_count(object, "prefill_bytes", offload.prefill_bytes);
+    add_count(object, "decode_bytes", offload.decode_bytes);
+    add_number(object, "nvme_bytes_per_token", offload.bytes_per_token);
+    add_number(object, "prefill_stall_s", offload.prefill_stall_s);
+    add_number(object, "stall_s", offload.stall_s);
+    add_number(object, "stall_share", offload.stall_share);
+    add_count(object, "prefetch_useful_bytes", offload.prefetch_useful_bytes);
+    add_count(object, "prefetch_wasted_bytes", offload.prefetch_wasted_bytes);
+    json_object_set_new(object, "prefetch_on", json_boolean(offload.prefetch_on));
+    add_number(object, "disk_busy_share", offload.disk_busy_share);
+    add_number(object, "disk_gbps", offload.disk_gbps);
+    add_word(object, "policy", offload.policy);
+    add_word(object, "io", offload.io);
+    json_object_set_new(object, "layers", layers_json(report));
+    json_object_set_new(object, "slow_tokens", slow_tokens_json(report));
 }
 
 json_t *report_json(const struct report *report)
@@ -89,5 +202,6 @@ json_t *report_json(const struct report *report)
     json_object_set_new(object, "isa", json_string(lode_engine_isa(report->engine)));
     add_count(object, "context", lode_session_context(report->session));
     add_count(object, "seed", report->seed);
+    add_offload(object, report);
     return object;
 }

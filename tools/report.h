@@ -1,4 +1,5 @@
-// How a generation went: the line at the end, and the same as JSON.
+// How a generation went: the line at the end, with another before it when weights were read from the files
+// meanwhile, and the same as JSON.
 #ifndef LODE_TOOLS_REPORT_H
 #define LODE_TOOLS_REPORT_H
 
@@ -14,7 +15,7 @@ struct report {
     const struct lode_session *session;
     uint64_t seed;
     enum lode_stop stop;
-    bool interrupted; // the caller's stop was Ctrl-C
+    bool interrupted; // the caller's stop was Ctrl-C or SIGTERM
 };
 
 const char *report_stop(const struct report *report); // "end", "length", "context", "interrupted", "output"

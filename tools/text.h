@@ -18,7 +18,7 @@ bool text_append(struct text *text, const char *bytes, size_t len); // false: ou
 void text_clear(struct text *text);
 void text_free(struct text *text);
 
-// Reads a whole file, or stdin where the path is "-". LODE_ERR_CANCELLED when Ctrl-C ended the reading.
+// Reads a whole file, or stdin where the path is "-". LODE_ERR_CANCELLED when a signal ended the reading.
 int text_read(struct text *out, const char *path, struct lode_error *error);
 
 enum { TEXT_NUMBER_SIZE = 32 };

@@ -89,7 +89,10 @@ expect(fd, b"> ")
 os.write(fd, b"/stats\n")
 expect(fd, b"1 turns")
 expect(fd, b"> ")
-os.write(fd, b"\x04")                    # Ctrl-D leaves
+if os.environ.get("LEAVE") == "SIGTERM":
+    os.kill(pid, signal.SIGTERM)
+else:
+    os.write(fd, b"\x04")                # Ctrl-D leaves
 _, status = os.waitpid(pid, 0)
 sys.exit(os.waitstatus_to_exitcode(status))
 PYTHON
@@ -97,6 +100,13 @@ reason=$(python3 "$WORK/terminal.py" "$LODE" chat -m "$MODEL" -t 1 -n 8 --temp 0
     fail "on a terminal: $reason"
 grep -q 'Hello' "$XDG_STATE_HOME/lode/history" || fail "the history was not written"
 expect_equal "$(stat -c %a "$XDG_STATE_HOME/lode/history")" 600 "the history is private"
+# SIGTERM at the prompt leaves too, and the history is kept.
+rm "$XDG_STATE_HOME/lode/history"
+reason=$(LEAVE=SIGTERM python3 "$WORK/terminal.py" "$LODE" chat -m "$MODEL" -t 1 -n 8 --temp 0 --logit-bias 106=-inf \
+    --logit-bias 1=-inf 2>&1)
+CODE=$?
+[ "$CODE" = 143 ] || fail "SIGTERM on a terminal: exit $CODE instead of 143: $reason"
+grep -q 'Hello' "$XDG_STATE_HOME/lode/history" || fail "the history was not written after SIGTERM"
 # A history that cannot be written is a note.
 echo >"$WORK/file"
 reason=$(XDG_STATE_HOME=$WORK/file python3 "$WORK/terminal.py" "$LODE" chat -m "$MODEL" -t 1 -n 8 --temp 0 \

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Closed and full outputs, readers that leave, Ctrl-C.
+# Closed and full outputs, readers that leave, Ctrl-C and SIGTERM.
 . "$(dirname "$0")/lib.sh"
 
 run_story() { "$LODE" run -m "$MODEL" -p "Once upon a time" -t 1 --temp 0 "$@"; }
@@ -38,21 +38,25 @@ if command -v python3 >/dev/null; then
 import signal, subprocess, sys
 out = open(sys.argv[1], "wb")
 err = open(sys.argv[2], "wb")
-child = subprocess.Popen(sys.argv[3:], stdout=subprocess.PIPE, stderr=err, stdin=subprocess.DEVNULL,
+child = subprocess.Popen(sys.argv[4:], stdout=subprocess.PIPE, stderr=err, stdin=subprocess.DEVNULL,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 out.write(child.stdout.read(8))
-child.send_signal(signal.SIGINT)
+child.send_signal(getattr(signal, sys.argv[3]))
 out.write(child.stdout.read())
 sys.exit(child.wait())
 PYTHON
-    python3 "$WORK/interrupt.py" "$WORK/out" "$WORK/err" "$LODE" run -m "$MODEL" -t 1 -p "Once" -n 500 --ignore-eos \
-        --stats "$WORK/stats"
-    CODE=$?
-    expect_code 130 "SIGINT during decode"
-    grep -q 'interrupted$' "$WORK/err" || fail "SIGINT: the last line is missing: $(cat "$WORK/err")"
-    grep -q '"stop": "interrupted"' "$WORK/stats" || fail "SIGINT: the statistics are missing"
-    [ "$(wc -c <"$WORK/out")" -ge 8 ] || fail "SIGINT: the text is missing"
+    for case in "SIGINT 130" "SIGTERM 143"; do
+        name=${case% *}
+        rm -f "$WORK/stats"
+        python3 "$WORK/interrupt.py" "$WORK/out" "$WORK/err" "$name" "$LODE" run -m "$MODEL" -t 1 -p "Once" -n 500 \
+            --ignore-eos --stats "$WORK/stats"
+        CODE=$?
+        expect_code "${case#* }" "$name during decode"
+        grep -q 'interrupted$' "$WORK/err" || fail "$name: the last line is missing: $(cat "$WORK/err")"
+        grep -q '"stop": "interrupted"' "$WORK/stats" || fail "$name: the statistics are missing"
+        [ "$(wc -c <"$WORK/out")" -ge 8 ] || fail "$name: the text is missing"
+    done
 else
-    echo "note: no python3; SIGINT is not checked"
+    echo "note: no python3; signals are not checked"
 fi
 finish

@@ -1,0 +1,168 @@
+// Choosing homes; see homes.h.
+#include "placement/homes.h"
+#include "base/bytes_text.h"
+#include "base/checked.h"
+#include "placement/layout.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+// A cache of rows: the 1,000 rows last used of the widest published table (E4B, 6 KB a row at Q4_0).
+#define ROWS_BYTES ((uint64_t)6 << 20)
+
+// With fewer slots than this a pass still works, in waves, but hardly anything is ever found in memory.
+#define POOL_LEAST_SLOTS 16
+
+struct sums {
+    uint64_t fixed_bytes;
+    uint64_t streams_bytes;  // dense
+    uint64_t largest_stream; // of those, with its slot
+    uint64_t largest_part;
+    uint64_t experts_bytes, largest_expert;
+    uint64_t rows_bytes;
+    bool countable;
+};
+
+static struct sums sum_up(const struct unit_table *table, bool host_memory)
+{
+    struct sums s = {.countable = true};
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        const struct unit *unit = &table->units[u];
+        const uint64_t bytes = layout_unit_bytes(table, u, host_memory);
+        uint64_t *sum = &s.fixed_bytes;
+        if (unit->class == UNIT_ROWS) {
+            s.rows_bytes = ROWS_BYTES;
+            continue;
+        }
+        if (unit->class == UNIT_EXPERT) {
+            sum = &s.experts_bytes;
+            s.largest_expert = bytes > s.largest_expert ? bytes : s.largest_expert;
+        } else if (unit->class == UNIT_DENSE) {
+            sum = &s.streams_bytes;
+            s.largest_stream = bytes > s.largest_stream ? bytes : s.largest_stream;
+            for (uint32_t i = 0; i < unit->n_parts; i++) {
+                uint64_t part = table->parts[unit->first_part + i].bytes;
+                s.largest_part = part > s.largest_part ? part : s.largest_part;
+            }
+        }
+        s.countable = s.countable && checked_add(sum, *sum, bytes);
+    }
+    s.countable = s.countable && s.fixed_bytes < UINT64_MAX / 8 && s.streams_bytes < UINT64_MAX / 8 &&
+                  s.experts_bytes < UINT64_MAX / 8;
+    return s;
+}
+
+// The unit that is computed with, and two parts on their way: while the first is being read the second has
+// already been asked for.
+static uint64_t ring_bytes(const struct sums *s)
+{
+    uint64_t part = s->largest_part / 4096 * 4096 + 2 * 4096;
+    return s->largest_stream + 2 * part;
+}
+
+static uint64_t pool_least_bytes(const struct sums *s)
+{
+    if (s->largest_expert > s->experts_bytes / POOL_LEAST_SLOTS)
+        return s->experts_bytes;
+    return POOL_LEAST_SLOTS * s->largest_expert;
+}
+
+uint64_t homes_full_bytes(const struct unit_table *table, bool host_memory)
+{
+    const struct sums s = sum_up(table, host_memory);
+    return s.countable ? s.fixed_bytes + s.streams_bytes + s.experts_bytes + s.rows_bytes : UINT64_MAX;
+}
+
+static uint64_t floor_bytes(const struct sums *s)
+{
+    uint64_t ring = ring_bytes(s);
+    return s->fixed_bytes + s->rows_bytes + pool_least_bytes(s) +
+           (ring < s->streams_bytes ? ring : s->streams_bytes);
+}
+
+uint64_t homes_floor_bytes(const struct unit_table *table, bool host_memory)
+{
+    const struct sums s = sum_up(table, host_memory);
+    return s.countable ? floor_bytes(&s) : UINT64_MAX;
+}
+
+// Pins units worth at most pinned_bytes, evenly over the layers: each unit brings its bytes' share of what
+// can be pinned, and is pinned when enough has come together. What is left over goes to units that still fit.
+static void spread(struct homes *out, const struct unit_table *table, const struct sums *s,
+                   uint64_t pinned_bytes, bool host_memory)
+{
+    const double share = (double)pinned_bytes / (double)s->streams_bytes;
+    double saved = 0;
+    uint64_t left = pinned_bytes;
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t u = 0; u < table->n_units; u++) {
+            if (out->home[u] != HOME_RING)
+                continue;
+            const uint64_t bytes = layout_unit_bytes(table, u, host_memory);
+            saved += share * (double)bytes;
+            if (bytes > left || (pass == 0 && saved < (double)bytes))
+                continue;
+            saved -= (double)bytes;
+            left -= bytes;
+            out->home[u] = HOME_PINNED;
+            out->pinned_bytes += bytes;
+            out->streamed_bytes -= bytes;
+        }
+    }
+}
+
+static void assign(struct homes *out, const struct unit_table *table, bool pin_experts, bool pin_dense,
+                   bool host_memory)
+{
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        const struct unit *unit = &table->units[u];
+        const uint64_t bytes = layout_unit_bytes(table, u, host_memory);
+        enum unit_home home = HOME_PINNED;
+        if (unit->class == UNIT_ROWS)
+            home = HOME_ROWS;
+        else if (unit->class == UNIT_EXPERT)
+            home = pin_experts ? HOME_PINNED : HOME_POOL;
+        else if (unit->class == UNIT_DENSE && !pin_dense)
+            home = HOME_RING;
+        out->home[u] = (uint8_t)home;
+        out->pinned_bytes += home == HOME_PINNED ? bytes : 0;
+        out->streamed_bytes += home == HOME_RING ? bytes : 0;
+    }
+}
+
+int homes_solve(struct homes *out, const struct unit_table *table, uint64_t budget_bytes, bool host_memory,
+                struct lode_error *error)
+{
+    memset(out, 0, sizeof *out);
+    const struct sums s = sum_up(table, host_memory);
+    if (!s.countable)
+        return lode_fail(error, LODE_ERR_MEMORY, "the sizes of the %u units are larger than any memory",
+                         table->n_units);
+    if (budget_bytes < floor_bytes(&s))
+        return lode_fail(error, LODE_ERR_MEMORY, "the weights need at least %s of memory, but have %s",
+                         bytes_text(floor_bytes(&s)).text, bytes_text(budget_bytes).text);
+    out->home = calloc(table->n_units + 1, 1);
+    if (!out->home)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the homes of %u units", table->n_units);
+    out->rows_bytes = s.rows_bytes;
+    const uint64_t left = budget_bytes - s.fixed_bytes - s.rows_bytes; // for streams and experts
+    const bool pin_experts = s.streams_bytes + s.experts_bytes <= left;
+    const bool pin_dense = s.streams_bytes + pool_least_bytes(&s) <= left;
+    assign(out, table, pin_experts, pin_dense, host_memory);
+    if (!pin_dense) {
+        out->ring_bytes = ring_bytes(&s);
+        const uint64_t for_streams = left - pool_least_bytes(&s);
+        if (for_streams > out->ring_bytes)
+            spread(out, table, &s, for_streams - out->ring_bytes, host_memory);
+    }
+    if (!pin_experts && s.experts_bytes)
+        out->pool_bytes = budget_bytes - out->pinned_bytes - out->ring_bytes - out->rows_bytes;
+    return 0;
+}
+
+void homes_free(struct homes *homes)
+{
+    free(homes->home);
+    memset(homes, 0, sizeof *homes);
+}

@@ -1,0 +1,292 @@
+// Reading the pinned units at the start.
+//
+// Into host memory the reads go straight to their place, many at once. To a device without host memory they
+// go through a ring of staging buffers and upload.
+#include "base/checked.h"
+#include "placement/layout.h"
+#include "placement/residency_internal.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define BLOCK_MAX_BYTES ((uint64_t)1 << 30)
+
+#define DIRECT_READS 256
+#define DIRECT_READ_MAX_BYTES ((uint64_t)16 << 20)
+// Host memory while a device without host memory is filled: 16 buffers of 2 MiB.
+#define STAGED_READS 16
+#define STAGED_READ_MAX_BYTES ((uint64_t)2 << 20)
+
+#define REAP_MAX 64
+#define PROGRESS_INTERVAL_NS (50 * 1000 * 1000)
+
+struct pending_read {
+    uint32_t unit, part;    // the part by its index in the table
+    uint64_t offset, bytes; // in the part
+    char *staging;          // NULL when the read goes into the slot
+};
+
+// Fills the slots in the order of the table. A read's tag is its index in `reads`; `idle` is a stack of the
+// unused.
+struct loader {
+    struct residency *residency;
+    char *staging;
+    uint64_t read_max_bytes;
+    uint32_t n_reads, n_idle;
+    struct pending_read reads[DIRECT_READS];
+    uint32_t idle[DIRECT_READS];
+    struct io_completion completions[REAP_MAX];
+
+    uint32_t next_unit, next_part; // next_part counts within the unit
+    uint64_t next_offset;
+    uint64_t done_bytes, total_bytes, told_bytes;
+};
+
+// ---- memory
+// --------------------------------------------------------------------------------------------------
+
+static bool is_pinned(const struct residency *residency, uint32_t unit)
+{
+    return residency->homes.home[unit] == HOME_PINNED;
+}
+
+static uint64_t slot_bytes(const struct residency *residency, uint32_t unit)
+{
+    return is_pinned(residency, unit)
+               ? layout_unit_bytes(residency->table, unit, residency->device->host_memory)
+               : 0;
+}
+
+// Finds the run of units from `first` on that shares a block: one unit, and more as long as they fit.
+static uint32_t next_block(uint64_t *out_bytes, const struct residency *residency, uint32_t first)
+{
+    uint32_t end = first;
+    *out_bytes = 0;
+    while (end < residency->table->n_units) {
+        const uint64_t bytes = slot_bytes(residency, end);
+        if (*out_bytes && bytes && *out_bytes + bytes > BLOCK_MAX_BYTES)
+            break;
+        *out_bytes += bytes;
+        end++;
+    }
+    return end;
+}
+
+static int allocate(struct residency *residency, struct lode_error *error)
+{
+    const struct unit_table *table = residency->table;
+    for (uint32_t first = 0, end; first < table->n_units; first = end) {
+        uint64_t bytes;
+        end = next_block(&bytes, residency, first);
+        if (bytes == 0)
+            continue;
+        char *memory;
+        int code = residency_allocate(residency, &memory, bytes, error);
+        if (code != 0)
+            return code;
+        for (uint32_t u = first; u < end; u++) {
+            if (!is_pinned(residency, u))
+                continue;
+            layout_place(residency->parts, table, u, memory, residency->device->host_memory);
+            memory += slot_bytes(residency, u);
+        }
+    }
+    return 0;
+}
+
+// ---- reading
+// -------------------------------------------------------------------------------------------------
+
+// Of all units, also those that are read later: a truncated file is told at the start.
+static int check_extents(const struct loader *loader, struct lode_error *error)
+{
+    const struct unit_table *table = loader->residency->table;
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        const struct unit *unit = &table->units[u];
+        for (uint32_t i = unit->first_part; i < unit->first_part + unit->n_parts; i++) {
+            const struct extent *part = &table->parts[i];
+            uint64_t end, file_bytes = io_file_size_bytes(loader->residency->io, part->file);
+            if (checked_add(&end, part->offset, part->bytes) && end <= file_bytes)
+                continue;
+            struct lode_error cause;
+            lode_fail(&cause, LODE_ERR_FORMAT,
+                      "%" PRIu64 " bytes at offset %" PRIu64 " end beyond file %u of %" PRIu64
+                      " bytes; the file is incomplete, fetch it again",
+                      part->bytes, part->offset, part->file, file_bytes);
+            return residency_fail_for(loader->residency, u, error, &cause);
+        }
+    }
+    return 0;
+}
+
+static int init_reads(struct loader *loader, struct lode_error *error)
+{
+    bool staged = !loader->residency->device->host_memory;
+    loader->n_reads = staged ? STAGED_READS : DIRECT_READS;
+    loader->read_max_bytes = staged ? STAGED_READ_MAX_BYTES : DIRECT_READ_MAX_BYTES;
+    if (staged) {
+        loader->staging = aligned_alloc(IO_ALIGN_BYTES, STAGED_READS * STAGED_READ_MAX_BYTES);
+        if (!loader->staging)
+            return lode_fail(error, LODE_ERR_MEMORY, "no memory for staging buffers of %" PRIu64 " MiB",
+                             STAGED_READS * STAGED_READ_MAX_BYTES >> 20);
+    }
+    for (uint32_t i = 0; i < loader->n_reads; i++) {
+        loader->reads[i].staging = staged ? loader->staging + i * STAGED_READ_MAX_BYTES : NULL;
+        loader->idle[loader->n_idle++] = i;
+    }
+    return 0;
+}
+
+// Moves on to the next pinned unit that has a part left; false when everything has been asked for.
+static bool find_next_part(struct loader *loader)
+{
+    const struct unit_table *table = loader->residency->table;
+    while (loader->next_unit < table->n_units &&
+           (!is_pinned(loader->residency, loader->next_unit) ||
+            loader->next_part == table->units[loader->next_unit].n_parts)) {
+        loader->next_unit++;
+        loader->next_part = 0;
+    }
+    return loader->next_unit < table->n_units;
+}
+
+// Reads of one part meet at a multiple of IO_ALIGN_BYTES in the file, so that their paddings do not overlap.
+static uint64_t next_read_bytes(const struct loader *loader, const struct extent *part)
+{
+    const uint64_t left = part->bytes - loader->next_offset;
+    if (left <= loader->read_max_bytes)
+        return left;
+    const uint64_t start = part->offset + loader->next_offset;
+    return (start + loader->read_max_bytes) / IO_ALIGN_BYTES * IO_ALIGN_BYTES - start;
+}
+
+static int submit_next(struct loader *loader, struct lode_error *error)
+{
+    struct residency *residency = loader->residency;
+    const struct unit_table *table = residency->table;
+    uint32_t part_id = table->units[loader->next_unit].first_part + loader->next_part;
+    const struct extent *part = &table->parts[part_id];
+    uint32_t id = loader->idle[loader->n_idle - 1];
+    struct pending_read *read = &loader->reads[id];
+    read->unit = loader->next_unit;
+    read->part = part_id;
+    read->offset = loader->next_offset;
+    read->bytes = next_read_bytes(loader, part);
+    struct io_request request = {
+        .file = part->file,
+        .offset = part->offset + read->offset,
+        .length = read->bytes,
+        .buffer = read->staging ? read->staging : (char *)residency->parts[part_id] + read->offset,
+        .tag = read_tag(READ_LOAD, id),
+        .priority = IO_DEMAND,
+        .padded = !read->staging,
+    };
+    struct lode_error cause;
+    if (io_submit(residency->io, &request, &cause) != 0)
+        return residency_fail_for(residency, read->unit, error, &cause);
+    loader->n_idle--;
+    loader->next_offset += read->bytes;
+    if (loader->next_offset == part->bytes) {
+        loader->next_part++;
+        loader->next_offset = 0;
+    }
+    return 0;
+}
+
+static int take_completion(struct loader *loader, const struct io_completion *completion,
+                           struct lode_error *error)
+{
+    struct residency *residency = loader->residency;
+    struct lode_device *device = residency->device;
+    const uint32_t id = (uint32_t)completion->tag;
+    const struct pending_read *read = &loader->reads[id];
+    loader->idle[loader->n_idle++] = id;
+    if (completion->status != IO_DONE)
+        return residency_fail_for(residency, read->unit, error, &completion->error);
+    if (read->staging) {
+        char *slot = (char *)residency->parts[read->part] + read->offset;
+        struct lode_error cause;
+        if (device->ops->upload(device, slot, read->staging, read->bytes, &cause) != 0)
+            return residency_fail_for(residency, read->unit, error, &cause);
+    }
+    loader->done_bytes += read->bytes;
+    return 0;
+}
+
+static int tell_progress(struct loader *loader, struct lode_error *error)
+{
+    const struct residency_options *options = &loader->residency->options;
+    loader->told_bytes = loader->done_bytes;
+    if (options->on_progress && !options->on_progress(options->user, loader->done_bytes, loader->total_bytes))
+        return lode_fail(error, LODE_ERR_CANCELLED, "loading was cancelled");
+    return 0;
+}
+
+// Waits for some of the reads, at most one interval of the progress.
+static int reap_some(struct loader *loader, struct lode_error *error)
+{
+    uint32_t wanted = loader->n_reads / 16;
+    uint32_t n = io_reap(loader->residency->io, loader->completions, REAP_MAX, wanted, PROGRESS_INTERVAL_NS);
+    int code = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        // All are taken, also after a failure, for a read is idle again only when it has been taken.
+        int one = take_completion(loader, &loader->completions[i], code == 0 ? error : NULL);
+        code = code == 0 ? one : code;
+    }
+    if (code != 0)
+        return code;
+    bool interval_over = n < wanted;
+    bool moved = loader->done_bytes - loader->told_bytes >= loader->total_bytes / 100;
+    return interval_over || moved ? tell_progress(loader, error) : 0;
+}
+
+static int read_all(struct loader *loader, struct lode_error *error)
+{
+    int code = tell_progress(loader, error);
+    while (code == 0) {
+        while (code == 0 && loader->n_idle > 0 && find_next_part(loader))
+            code = submit_next(loader, error);
+        if (code == 0 && loader->n_idle == loader->n_reads)
+            break;
+        if (code == 0)
+            code = reap_some(loader, error);
+    }
+    if (code == 0 && loader->told_bytes != loader->done_bytes)
+        code = tell_progress(loader, error);
+    return code;
+}
+
+// After a failure nothing may write into memory that is about to be freed.
+static void drain(struct loader *loader)
+{
+    struct io *io = loader->residency->io;
+    for (uint32_t id = 0; id < loader->n_reads; id++)
+        io_cancel(io, read_tag(READ_LOAD, id));
+    while (io_pending(io) > 0)
+        io_reap(io, loader->completions, REAP_MAX, 1, -1);
+}
+
+int residency_load(struct residency *residency, struct lode_error *error)
+{
+    assert(io_pending(residency->io) == 0);
+    struct loader *loader = calloc(1, sizeof *loader);
+    if (!loader)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to read the units");
+    loader->residency = residency;
+    for (uint32_t u = 0; u < residency->table->n_units; u++)
+        loader->total_bytes += is_pinned(residency, u) ? residency->table->units[u].bytes : 0;
+    int code = check_extents(loader, error);
+    if (code == 0)
+        code = allocate(residency, error);
+    if (code == 0)
+        code = init_reads(loader, error);
+    if (code == 0)
+        code = read_all(loader, error);
+    drain(loader);
+    if (code == 0)
+        code = residency->device->ops->sync(residency->device, error);
+    free(loader->staging);
+    free(loader);
+    return code;
+}
