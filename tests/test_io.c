@@ -497,7 +497,7 @@ TEST_EVERY_WAY(io, close_waits_for_reads_in_flight_drops_the_others_and_leaves_n
     for (uint32_t i = 0; i < N; i++)
         cr_assert_eq(has_content(&f, buffers[i], i * 8192, 100, 0), i < n_read);
     tear_down(&f);
-    // A joined thread may be listed for a moment longer, and so may the kernel's helpers of a ring.
+    // A joined thread may be listed for a moment longer, and so may the kernel's threads of a ring.
     for (int i = 0; i < 1000 && count_entries("/proc/self/task") != n_threads; i++)
         sleep_ns(MS);
     cr_assert_eq(count_entries("/proc/self/task"), n_threads);
