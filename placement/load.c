@@ -267,8 +267,26 @@ static void drain(struct loader *loader)
         io_reap(io, loader->completions, REAP_MAX, 1, -1);
 }
 
+// The pool first, then what is read at the start, from its end: the reads begin at the beginning.
+static void populate(struct residency *residency, uint32_t n_pool_blocks)
+{
+    const uint32_t n = residency->n_blocks;
+    struct populate_range *ranges = calloc(n + 1, sizeof *ranges);
+    if (!ranges || !residency->device->host_memory) {
+        free(ranges);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t b = i < n_pool_blocks ? i : n - 1 - (i - n_pool_blocks);
+        ranges[i] = (struct populate_range){residency->blocks[b].memory, residency->blocks[b].bytes};
+    }
+    residency->populate = populate_start(ranges, n);
+    free(ranges);
+}
+
 int residency_load(struct residency *residency, struct lode_error *error)
 {
+    const uint32_t n_pool_blocks = residency->n_blocks;
     assert(io_pending(residency->io) == 0);
     struct loader *loader = calloc(1, sizeof *loader);
     if (!loader)
@@ -279,6 +297,8 @@ int residency_load(struct residency *residency, struct lode_error *error)
     int code = check_extents(loader, error);
     if (code == 0)
         code = allocate(residency, error);
+    if (code == 0)
+        populate(residency, n_pool_blocks);
     if (code == 0)
         code = init_reads(loader, error);
     if (code == 0)

@@ -147,9 +147,7 @@ static int open_homes(struct residency *residency, struct lode_error *error)
     const struct homes *homes = &residency->homes;
     struct residency_figures *figures = &residency->figures;
     int code = 0;
-    if (homes->pool_bytes)
-        code = pool_open(&residency->pool, residency, error);
-    if (code == 0 && homes->ring_bytes)
+    if (homes->ring_bytes)
         code = ring_open(&residency->ring, residency, error);
     if (code == 0 && homes->rows_bytes)
         code = rows_open(&residency->rows, residency, error);
@@ -195,6 +193,8 @@ static int open_all(struct residency *residency, struct lode_error *error)
     int code = open_indices(residency, error);
     if (code == 0)
         code = homes_solve(&residency->homes, table, asked ? asked : full, host_memory, error);
+    if (code == 0 && residency->homes.pool_bytes)
+        code = pool_open(&residency->pool, residency, error); // before, so that it gets its pages meanwhile
     if (code == 0)
         code = residency_load(residency, error);
     if (code == 0)
@@ -247,6 +247,7 @@ void residency_close(struct residency *residency)
     ring_close(residency->ring);
     rows_close(residency->rows);
     io_unregister(residency->io);
+    populate_stop(residency->populate);
     for (uint32_t i = 0; i < residency->n_blocks; i++)
         residency->device->ops->free(residency->device, residency->blocks[i].memory,
                                      residency->blocks[i].bytes);

@@ -3,6 +3,7 @@
 #define LODE_RESIDENCY_INTERNAL_H
 
 #include "placement/homes.h"
+#include "placement/populate.h"
 #include "placement/prefetch_gate.h"
 #include "placement/residency.h"
 
@@ -24,6 +25,7 @@ struct residency {
     void **parts; // [n_parts of the table] where a resident unit's parts are
     struct residency_block *blocks;
     uint32_t n_blocks;
+    struct populate *populate;
     struct pool *pool; // NULL where no unit has its home there
     struct ring *ring;
     struct rows *rows;
