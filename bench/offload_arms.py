@@ -119,7 +119,7 @@ def measure(command, drive, limit_bytes, timeout_s, folder, figures_of):
     run["failure"], run["expected_failure"] = failure, bool(group_figures["oom_kills"] or result["timed_out"])
     if failure:
         run["stderr_tail"] = result["stderr"][-2000:]
-    return {**run, **figures}
+    return {**figures, **run}  # the limit of the run, not what the program made of it
 
 
 # ---- Lode
