@@ -274,6 +274,8 @@ static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want,
     int rc = embed(f, pass.x, &model->embedding, ids, sqrtf((float)h->hidden), error);
     if (!rc && h->ple_width)
         rc = load_ple(f, &pass, ids, error);
+    if (!rc)
+        rc = experts_guess(f, pass.x, 0, error);
     for (uint32_t l = 0; l < h->n_layers && pass.x.n && !rc; l++) {
         if (f->keep_going && !f->keep_going(f->user))
             return lode_fail(error, LODE_ERR_CANCELLED, "stopped before layer %u of %u", l, h->n_layers);
