@@ -1,4 +1,4 @@
-// The residency as a whole: opening, waiting for reads, passes and figures. What a home does is in pool.c,
+// The residency as a whole: opening, waiting for reads, passes and figures. What a home does is in pool_*.c,
 // ring.c, rows.c and load.c.
 #include "placement/residency.h"
 #include "base/bytes_text.h"
