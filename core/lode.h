@@ -179,7 +179,7 @@ enum lode_kv_type { LODE_KV_F16 = 0, LODE_KV_Q8_0 = 1, LODE_KV_F32 = 2 };
 
 struct lode_session_options {
     uint32_t context; // tokens of the timeline; 0: the model's limit, or what memory allows if that is less
-    uint32_t batch; // tokens of a prefill step; 0: 512, or more where each step reads weights from the files
+    uint32_t batch; // tokens of a prefill step; 0: 512. Weights that are not kept are read once for each step
     enum lode_kv_type kv;
     // Asked between layers and while a read is waited for; false ends the call with LODE_ERR_CANCELLED. May
     // be NULL.

@@ -12,11 +12,6 @@
 #define DEFAULT_BATCH 512
 #define MAX_BATCH 65536
 
-// Where weights are read from the files, a prompt reads them once for each step: larger steps pay, as long as
-// they take little from the room for weights.
-#define OFFLOADED_BATCH 2048
-#define OFFLOADED_BATCH_SHARE 32
-
 static uint64_t needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
                              enum lode_kv_format format)
 {
@@ -74,23 +69,6 @@ static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_
                      wanted, bytes_text(needed).text, batch, bytes_text(most).text, longest);
 }
 
-static uint32_t default_batch(const struct lode_engine *engine, uint32_t context, enum lode_kv_format format)
-{
-    const struct gemma_model *model = &engine->model;
-    const uint64_t ceiling = engine->ceiling_bytes, base = engine->base_bytes;
-    const uint64_t full = residency_full_bytes(&model->units, engine->device);
-    const uint64_t usual = needed_bytes(model, context, DEFAULT_BATCH, format);
-    if (ceiling == UINT64_MAX || (ceiling > base + usual && full <= ceiling - base - usual))
-        return DEFAULT_BATCH;
-    uint32_t fits = DEFAULT_BATCH, beyond = OFFLOADED_BATCH + 1;
-    while (beyond - fits > 1) {
-        const uint32_t middle = fits + (beyond - fits) / 2;
-        const uint64_t more = needed_bytes(model, context, middle, format) - usual;
-        *(more <= ceiling / OFFLOADED_BATCH_SHARE ? &fits : &beyond) = middle;
-    }
-    return fits;
-}
-
 static int cache_format(enum lode_kv_format *out, enum lode_kv_type kv, struct lode_error *error)
 {
     switch (kv) {
@@ -144,9 +122,8 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     if (rc)
         return rc;
     const uint32_t limit = engine->model.hparams.context_limit;
-    uint32_t batch = options->batch, context = 0;
-    if (!batch)
-        batch = default_batch(engine, options->context ? options->context : limit, format);
+    // The same under every ceiling: in another step a token may round otherwise.
+    uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context = 0;
     if (batch > MAX_BATCH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch,
                          MAX_BATCH);

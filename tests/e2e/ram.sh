@@ -104,6 +104,13 @@ for model in moe dense ple; do
     cmp -s "$WORK/out" "$WORK/$model.long" || fail "$model, a long prompt: another text"
 done
 
+# Steps of the usual size: a ceiling must not change it, for in another step a token may round otherwise.
+lode run -m "$WORK/dense.gguf" -f "$WORK/long" -n 8 --temp 0 --ignore-eos
+cp "$WORK/out" "$WORK/steps"
+lode run -m "$WORK/dense.gguf" -f "$WORK/long" -n 8 --temp 0 --ignore-eos --ram $TIGHT_LONG
+expect_code 0 "a prompt of several steps"
+cmp -s "$WORK/out" "$WORK/steps" || fail "a prompt of several steps: another text under a ceiling"
+
 # ---- policies, engines, prefetch, threads: never another text
 
 for policy in $policies; do
