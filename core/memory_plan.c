@@ -50,10 +50,9 @@ static int below_floor(const struct lode_engine *engine, const struct session_ne
     return lode_fail(
         error, LODE_ERR_MEMORY,
         "%s: this model and session need at least %s, the memory %s is %s. The floor is made of weights that "
-        "stay and room for those that pass through, %s; the %s KV cache of %" PRIu32
-        " tokens, %s; scratch for steps of %" PRIu32 " tokens, %s; the program with its tokenizer and "
-                                                     "reserve, %s. A shorter context, a Q8_0 cache, smaller "
-        "steps or a smaller quantisation lower it",
+        "stay and room for those that pass through, %s; the %s KV cache of %" PRIu32 " tokens, %s; "
+        "scratch for steps of %" PRIu32 " tokens, %s; the program with its tokenizer and reserve, %s. "
+        "A shorter context, a Q8_0 cache, smaller steps or a smaller quantisation lower it",
         engine->path, bytes_text(needed).text, engine->options.ram_bytes ? "allowed" : "available",
         bytes_text(engine->ceiling_bytes).text, bytes_text(floor).text, formats[needs->format],
         needs->context, bytes_text(needs->kv_bytes).text, needs->batch, bytes_text(needs->scratch_bytes).text,
