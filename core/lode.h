@@ -320,7 +320,7 @@ size_t lode_session_slow_tokens(const struct lode_session *session, struct lode_
 // Model files of real shapes with random weights, for measuring and testing without a download.
 struct lode_synth_options {
     const char *shape; // "e2b", "e4b", "12b", "26b-a4b", "31b", or small: "tiny-e2b", "tiny-moe", "tiny-31b"
-    const char *type;  // of the matrices, in any case of letters: "q4_0", "Q4_K", …
+    const char *type;  // of the matrices, in any case of letters: "q4_0", "Q4_K", …, or a mix: "q4_k_m"
     const char *head_type; // of embedding and per-layer embedding; NULL: what published files have
     uint64_t seed;
     float skew;       // Zipf exponent of the experts' popularity, 0 (all alike) to 4

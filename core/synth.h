@@ -87,6 +87,17 @@ enum synth_fill {
     SYNTH_FILL_ROPE,      // ones for the quarter of the pairs that turns, 1e30 for the rest
 };
 
+// Files whose tensors are of more than one type by design.
+enum synth_mix {
+    SYNTH_MIX_NONE, // all matrices alike
+    SYNTH_MIX_Q4_K_S,
+    SYNTH_MIX_Q4_K_M,
+    SYNTH_MIX_Q5_K_M,
+    SYNTH_MIXES,
+};
+
+enum synth_role { SYNTH_ROLE_V, SYNTH_ROLE_DOWN }; // what mixes treat apart
+
 struct synth_tensor {
     char name[GGUF_MAX_NAME];
     enum lode_type type;
@@ -100,7 +111,8 @@ struct synth_tensor {
 
 struct synth_model {
     struct synth_shape shape;
-    enum lode_type type, head_type;
+    enum synth_mix mix;
+    enum lode_type type, head_type; // of a mix, `type` is what most matrices are
     uint64_t seed;
     float skew;
     uint32_t threads;
@@ -122,6 +134,19 @@ uint32_t synth_layer_ffn_width(const struct synth_shape *shape, uint32_t layer);
 // Branches of a layer that are added to the residual stream, and the mean of the norms that end them.
 uint32_t synth_branches(const struct synth_shape *shape);
 float synth_post_norm(const struct synth_shape *shape);
+
+// ---- synth_mix.c
+
+// The mix of that name, in any case of letters; SYNTH_MIX_NONE for any other.
+enum synth_mix synth_mix_find(const char *name);
+
+// For a mix that is not SYNTH_MIX_NONE: what most of its matrices are, its number in general.file_type, and
+// the type of the index-th of `count` tensors of a role, before rows that are no whole blocks make it fall
+// back. FFNs, dense and experts alike, are counted by their layer, V projections among the layers that have
+// one.
+enum lode_type synth_mix_base(enum synth_mix mix);
+uint32_t synth_mix_file_type(enum synth_mix mix);
+enum lode_type synth_mix_type(enum synth_mix mix, enum synth_role role, uint32_t index, uint32_t count);
 
 // ---- synth_tensors.c
 

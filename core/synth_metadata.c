@@ -5,9 +5,11 @@
 #include <string.h>
 
 // The number that says what most of a file's tensors are; informational.
-static uint32_t file_type(enum lode_type type)
+static uint32_t file_type(const struct synth_model *model)
 {
-    switch (type) {
+    if (model->mix != SYNTH_MIX_NONE)
+        return synth_mix_file_type(model->mix);
+    switch (model->type) {
     case LODE_F32:
         return 0;
     case LODE_F16:
@@ -55,7 +57,7 @@ static void write_general(struct gguf_write *file, const struct synth_model *mod
     gguf_write_string(file, "general.size_label", model->shape.size_label);
     gguf_write_string(file, "general.description", "random weights of a real shape, for measurements");
     gguf_write_u32(file, "general.quantization_version", 2);
-    gguf_write_u32(file, "general.file_type", file_type(model->type));
+    gguf_write_u32(file, "general.file_type", file_type(model));
     gguf_write_i32(file, "general.sampling.top_k", 64);
     gguf_write_f32(file, "general.sampling.top_p", 0.95f);
     gguf_write_f32(file, "general.sampling.temp", 1);

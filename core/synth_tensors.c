@@ -81,6 +81,46 @@ static int find_type(enum lode_type *out, const char *name, struct lode_error *e
                      name ? name : "", lode_type_list());
 }
 
+static int find_type_or_mix(struct synth_model *model, const char *name, struct lode_error *error)
+{
+    model->mix = name ? synth_mix_find(name) : SYNTH_MIX_NONE;
+    if (model->mix != SYNTH_MIX_NONE) {
+        model->type = synth_mix_base(model->mix);
+        return 0;
+    }
+    int rc = find_type(&model->type, name, error);
+    if (rc)
+        return lode_fail(error, rc, "there is no tensor type \"%.40s\"; there are %s, and the mixes %s",
+                         name ? name : "", lode_type_list(), "Q4_K_S, Q4_K_M, Q5_K_M");
+    return 0;
+}
+
+static bool has_v(const struct synth_shape *shape, uint32_t layer)
+{
+    return synth_layer_owns_kv(shape, layer) && !(shape->k_is_v && synth_layer_is_global(shape, layer));
+}
+
+static enum lode_type v_type(const struct synth_model *model, uint32_t layer)
+{
+    uint32_t index = 0, count = 0;
+    if (model->mix == SYNTH_MIX_NONE)
+        return model->type;
+    for (uint32_t l = 0; l < model->shape.n_layers; l++) {
+        if (!has_v(&model->shape, l))
+            continue;
+        index += l < layer;
+        count++;
+    }
+    return synth_mix_type(model->mix, SYNTH_ROLE_V, index, count);
+}
+
+static enum lode_type down_type(const struct synth_model *model, uint32_t layer)
+{
+    if (model->mix == SYNTH_MIX_NONE)
+        return model->type;
+    return synth_mix_type(model->mix, SYNTH_ROLE_DOWN, layer, model->shape.n_layers);
+}
+
 // ---- tensors ------------------------------------------------------------------------------------
 
 static struct synth_tensor *add(struct synth_model *model, enum synth_group group, const char *name,
@@ -115,10 +155,11 @@ static struct synth_tensor *add_matrix(struct synth_model *model, enum synth_gro
     return tensor;
 }
 
-static void add_stack(struct synth_model *model, const char *name, uint64_t cols, uint64_t rows)
+static void add_stack(struct synth_model *model, const char *name, enum lode_type type, uint64_t cols,
+                      uint64_t rows)
 {
-    struct synth_tensor *tensor = add(model, SYNTH_EXPERTS, name, type_of_rows(model->type, cols), 3, cols,
-                                      rows, model->shape.n_experts);
+    struct synth_tensor *tensor =
+        add(model, SYNTH_EXPERTS, name, type_of_rows(type, cols), 3, cols, rows, model->shape.n_experts);
     tensor->deviation = 1 / sqrtf((float)cols);
 }
 
@@ -163,8 +204,8 @@ static void add_attention(struct synth_model *model, uint32_t l)
         add_matrix(model, SYNTH_ATTENTION, in_layer(l, "attn_k.weight").text, model->type, s->hidden,
                    kv_width);
         add_vector(model, in_layer(l, "attn_k_norm.weight").text, head_size, 1, norm_deviation);
-        if (!s->k_is_v || !synth_layer_is_global(s, l))
-            add_matrix(model, SYNTH_ATTENTION, in_layer(l, "attn_v.weight").text, model->type, s->hidden,
+        if (has_v(s, l))
+            add_matrix(model, SYNTH_ATTENTION, in_layer(l, "attn_v.weight").text, v_type(model, l), s->hidden,
                        kv_width);
     }
     add_matrix(model, SYNTH_ATTENTION, in_layer(l, "attn_output.weight").text, model->type, q_width,
@@ -180,7 +221,8 @@ static void add_ffn(struct synth_model *model, uint32_t l)
     add_vector(model, in_layer(l, "ffn_norm.weight").text, s->hidden, 1, norm_deviation);
     add_matrix(model, SYNTH_DENSE_FFN, in_layer(l, "ffn_gate.weight").text, model->type, s->hidden, width);
     add_matrix(model, SYNTH_DENSE_FFN, in_layer(l, "ffn_up.weight").text, model->type, s->hidden, width);
-    add_matrix(model, SYNTH_DENSE_FFN, in_layer(l, "ffn_down.weight").text, model->type, width, s->hidden);
+    add_matrix(model, SYNTH_DENSE_FFN, in_layer(l, "ffn_down.weight").text, down_type(model, l), width,
+               s->hidden);
     add_vector(model, in_layer(l, "post_ffw_norm.weight").text, s->hidden, synth_post_norm(s),
                norm_deviation);
 }
@@ -195,8 +237,10 @@ static void add_experts(struct synth_model *model, uint32_t l)
     router->fill = SYNTH_FILL_ROUTER;
     router->layer = l;
     add_vector(model, in_layer(l, "ffn_gate_inp.scale").text, s->hidden, root, norm_deviation);
-    add_stack(model, in_layer(l, "ffn_gate_up_exps.weight").text, s->hidden, 2 * (uint64_t)s->expert_width);
-    add_stack(model, in_layer(l, "ffn_down_exps.weight").text, s->expert_width, s->hidden);
+    add_stack(model, in_layer(l, "ffn_gate_up_exps.weight").text, model->type, s->hidden,
+              2 * (uint64_t)s->expert_width);
+    add_stack(model, in_layer(l, "ffn_down_exps.weight").text, down_type(model, l), s->expert_width,
+              s->hidden);
     add_vector(model, in_layer(l, "ffn_down_exps.scale").text, s->n_experts, 1, norm_deviation);
     add_vector(model, in_layer(l, "pre_ffw_norm_2.weight").text, s->hidden, 1, norm_deviation);
     add_vector(model, in_layer(l, "post_ffw_norm_1.weight").text, s->hidden, 1, norm_deviation);
@@ -240,7 +284,7 @@ int synth_model_make(struct synth_model *out, const struct lode_synth_options *o
     struct synth_model model = {.seed = options->seed, .skew = options->skew, .threads = options->threads};
     int rc = synth_shape_find(&model.shape, options->shape, options->layers, error);
     if (!rc)
-        rc = find_type(&model.type, options->type, error);
+        rc = find_type_or_mix(&model, options->type, error);
     model.head_type = head_type_of(model.type);
     if (!rc && options->head_type)
         rc = find_type(&model.head_type, options->head_type, error);

@@ -1,21 +1,15 @@
-// The streaming GGUF writer and the synthetic models it writes: sizes against the published ones,
-// distributions against their formulas, and files against the project's own readers.
-#include "backends/cpu/dequantize.h"
+// Synthetic models: sizes against the published ones, and files against the project's own readers.
 #include "core/gemma4.h"
-#include "core/gguf_write.h"
 #include "core/synth.h"
-#include "core/synth_draw.h"
 #include "core/tokenizer.h"
 #include "tests/golden.h"
+#include "tests/synth_files.h"
 
 #include <criterion/criterion.h>
-#include <dirent.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -26,222 +20,9 @@ static const enum lode_type all_types[] = {
 };
 enum { N_TYPES = sizeof all_types / sizeof *all_types };
 
-// ---- files --------------------------------------------------------------------------------------
-
-static char directory[64];
-
-static void make_directory(void)
-{
-    snprintf(directory, sizeof directory, "/tmp/lode-synth-XXXXXX");
-    cr_assert_not_null(mkdtemp(directory));
-}
-
-static size_t count_files(void)
-{
-    size_t count = 0;
-    DIR *open = opendir(directory);
-    for (struct dirent *entry; (entry = readdir(open));)
-        count += entry->d_name[0] != '.';
-    closedir(open);
-    return count;
-}
-
-static void remove_directory(void)
-{
-    char path[400];
-    DIR *open = opendir(directory);
-    for (struct dirent *entry; (entry = readdir(open));) {
-        snprintf(path, sizeof path, "%s/%s", directory, entry->d_name);
-        unlink(path);
-    }
-    closedir(open);
-    rmdir(directory);
-}
-
-static const char *path_of(const char *name)
-{
-    static char path[128];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    return path;
-}
-
-static char *read_file(const char *path, size_t *out_size)
-{
-    FILE *file = fopen(path, "rb");
-    cr_assert_not_null(file, "%s is not there", path);
-    fseek(file, 0, SEEK_END);
-    *out_size = (size_t)ftell(file);
-    rewind(file);
-    char *bytes = malloc(*out_size);
-    cr_assert_eq(fread(bytes, 1, *out_size, file), *out_size);
-    fclose(file);
-    return bytes;
-}
-
-static struct lode_synth_options options_of(const char *shape, const char *type)
-{
-    struct lode_synth_options options = lode_synth_options_default();
-    options.shape = shape;
-    options.type = type;
-    options.threads = 1; // suites run side by side
-    return options;
-}
-
-static void write_model(const char *path, const struct lode_synth_options *options)
-{
-    struct lode_error error = {0};
-    cr_assert_eq(lode_synth_write(path, options, NULL, NULL, &error), 0, "%s %s: %s", options->shape,
-                 options->type, error.text);
-}
-
-// ---- gguf_write ---------------------------------------------------------------------------------
-
-TestSuite(gguf_write, .init = make_directory, .fini = remove_directory);
-
-static struct gguf_write *begin(const char *path)
-{
-    struct gguf_write *file;
-    struct lode_error error = {0};
-    cr_assert_eq(gguf_write_create(&file, path, &error), 0, "%s", error.text);
-    return file;
-}
-
-static void write_small(struct gguf_write *file)
-{
-    static const float weights[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
-    gguf_write_string(file, "general.architecture", "gemma4");
-    gguf_write_i32(file, "minus", -7);
-    gguf_write_array(file, "names", GGUF_STRING, 2);
-    gguf_write_item_string(file, "a", 1);
-    gguf_write_item_string(file, "", 0);
-    cr_assert_eq(gguf_write_tensor(file, "three", LODE_F32, 1, (uint64_t[]){3}, NULL), 0);
-    cr_assert_eq(gguf_write_tensor(file, "nine", LODE_F32, 2, (uint64_t[]){3, 3}, NULL), 0);
-    cr_assert_eq(gguf_write_begin_data(file, NULL), 0);
-    cr_assert_eq(gguf_write_data(file, weights, 12, NULL), 0);
-    cr_assert_eq(gguf_write_data(file, weights + 3, 20, NULL), 0); // a tensor may come in pieces
-    cr_assert_eq(gguf_write_data(file, weights + 8, 16, NULL), 0);
-}
-
-Test(gguf_write, what_was_written_is_read_back)
-{
-    const char *path = path_of("small.gguf");
-    struct gguf_write *file = begin(path);
-    write_small(file);
-    const uint64_t size_bytes = gguf_write_size_bytes(file);
-    cr_assert_eq(gguf_write_finish(file, true, NULL), 0);
-    struct gguf *gguf;
-    struct lode_error error = {0};
-    cr_assert_eq(gguf_open(&gguf, path, &error), 0, "%s", error.text);
-    int64_t minus;
-    struct gguf_string name;
-    cr_expect(gguf_value_i64(gguf_find(gguf, "minus"), 0, &minus) && minus == -7);
-    cr_expect(gguf_value_string(gguf_find(gguf, "names"), 0, &name) && name.len == 1 && name.data[0] == 'a');
-    cr_expect(gguf_value_string(gguf_find(gguf, "names"), 1, &name) && name.len == 0);
-    cr_expect_eq(gguf_key_count(gguf), 3);
-    const struct gguf_tensor *nine = gguf_tensor_find(gguf, "nine");
-    cr_assert_not_null(nine);
-    size_t read_bytes;
-    char *bytes = read_file(path, &read_bytes);
-    cr_expect_eq(read_bytes, size_bytes);
-    cr_expect_eq(nine->offset_bytes % 32, 0);
-    cr_expect_eq(((float *)(bytes + nine->offset_bytes))[8], 12);
-    cr_expect_eq(count_files(), 1);
-    free(bytes);
-    gguf_close(gguf);
-}
-
-Test(gguf_write, counting_tells_the_size_that_writing_has)
-{
-    struct gguf_write *counted = begin(NULL), *written = begin(path_of("a.gguf"));
-    write_small(counted);
-    write_small(written);
-    cr_expect_eq(gguf_write_size_bytes(counted), gguf_write_size_bytes(written));
-    cr_expect_eq(gguf_write_finish(counted, false, NULL), 0);
-    cr_expect_eq(gguf_write_finish(written, false, NULL), 0);
-}
-
-Test(gguf_write, tensors_that_no_file_can_hold_are_refused)
-{
-    struct gguf_write *file = begin(NULL);
-    struct lode_error error = {0};
-    char name[80];
-    memset(name, 'n', sizeof name);
-    name[64] = 0;
-    cr_expect_eq(gguf_write_tensor(file, name, LODE_F32, 1, (uint64_t[]){3}, &error), LODE_ERR_ARGUMENT);
-    cr_expect_eq(gguf_write_tensor(file, "a", LODE_Q4_0, 1, (uint64_t[]){33}, &error), LODE_ERR_ARGUMENT);
-    cr_expect_not_null(strstr(error.text, "33"), "%s", error.text);
-    cr_expect_eq(gguf_write_tensor(file, "a", LODE_F32, 2, (uint64_t[]){1ull << 40, 1ull << 40}, &error),
-                 LODE_ERR_ARGUMENT);
-    cr_expect_eq(gguf_write_tensor(file, "a", LODE_F32, 5, (uint64_t[]){1, 1, 1, 1}, &error),
-                 LODE_ERR_ARGUMENT);
-    gguf_write_abort(file);
-}
-
-Test(gguf_write, an_aborted_file_leaves_the_old_one)
-{
-    const char *path = path_of("old.gguf");
-    FILE *old = fopen(path, "w");
-    fputs("old", old);
-    fclose(old);
-    struct gguf_write *file = begin(path);
-    write_small(file);
-    cr_expect_eq(count_files(), 2);
-    gguf_write_abort(file);
-    size_t size;
-    char *bytes = read_file(path, &size);
-    cr_expect(size == 3 && memcmp(bytes, "old", 3) == 0);
-    cr_expect_eq(count_files(), 1);
-    free(bytes);
-}
-
-Test(gguf_write, a_directory_and_a_place_that_is_not_there_are_refused)
-{
-    struct gguf_write *file;
-    struct lode_error error = {0};
-    cr_expect_eq(gguf_write_create(&file, directory, &error), LODE_ERR_ARGUMENT);
-    cr_expect_not_null(strstr(error.text, directory), "%s", error.text);
-    cr_expect_eq(gguf_write_create(&file, path_of("no/such/file"), &error), LODE_ERR_IO);
-    cr_expect_not_null(strstr(error.text, "no/such/file"), "%s", error.text);
-}
-
-static void limit_file_size(uint64_t bytes)
-{
-    signal(SIGXFSZ, SIG_IGN);
-    struct rlimit limit = {bytes, RLIM_INFINITY};
-    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
-}
-
-Test(gguf_write, a_disk_that_fills_up_on_the_way_is_told_and_nothing_is_left)
-{
-    const uint64_t n = 8u << 20;
-    struct gguf_write *file = begin(path_of("big.gguf"));
-    struct lode_error error = {0};
-    void *chunk = calloc(1, 1u << 20);
-    cr_assert_eq(gguf_write_tensor(file, "a", LODE_F16, 1, &n, &error), 0);
-    cr_assert_eq(gguf_write_begin_data(file, &error), 0, "%s", error.text);
-    limit_file_size(4u << 20);
-    int rc = 0;
-    for (int i = 0; i < 16 && !rc; i++)
-        rc = gguf_write_data(file, chunk, 1u << 20, &error);
-    cr_expect_eq(rc, LODE_ERR_IO);
-    cr_expect_not_null(strstr(error.text, "big.gguf"), "%s", error.text);
-    cr_expect_not_null(strstr(error.text, "bytes are still to be written"), "%s", error.text);
-    gguf_write_abort(file);
-    cr_expect_eq(count_files(), 0);
-    free(chunk);
-}
-
 // ---- sizes --------------------------------------------------------------------------------------
 
-TestSuite(synth, .init = make_directory, .fini = remove_directory);
-
-static struct lode_synth_size size_of(const struct lode_synth_options *options)
-{
-    struct lode_synth_size size;
-    struct lode_error error = {0};
-    cr_assert_eq(lode_synth_measure(&size, options, &error), 0, "%s", error.text);
-    return size;
-}
+TestSuite(synth, .init = synth_make_directory, .fini = synth_remove_directory);
 
 struct published {
     const char *shape;
@@ -275,8 +56,9 @@ Test(synth, groups_have_the_published_sizes)
 {
     for (int i = 0; i < N_PUBLISHED; i++) {
         for (int q8 = 0; q8 < 2; q8++) {
-            const struct lode_synth_options options = options_of(published[i].shape, q8 ? "q8_0" : "q4_0");
-            const struct lode_synth_size size = size_of(&options);
+            const struct lode_synth_options options =
+                synth_options_of(published[i].shape, q8 ? "q8_0" : "q4_0");
+            const struct lode_synth_size size = synth_size_of(&options);
             cr_expect_eq(size.tensors, published[i].tensors, "%s: %lu tensors", options.shape,
                          (unsigned long)size.tensors);
             uint64_t all_bytes = 0;
@@ -300,9 +82,9 @@ Test(synth, weights_take_what_published_files_take)
         uint64_t file_bytes;
     } files[] = {{"e4b", 5154941280}, {"26b-a4b", 14439361440}};
     for (int i = 0; i < 2; i++) {
-        struct lode_synth_options options = options_of(files[i].shape, "q4_0");
+        struct lode_synth_options options = synth_options_of(files[i].shape, "q4_0");
         options.head_type = "Q6_K";
-        const uint64_t metadata = files[i].file_bytes - size_of(&options).weight_bytes;
+        const uint64_t metadata = files[i].file_bytes - synth_size_of(&options).weight_bytes;
         cr_expect(metadata > 15700000 && metadata < 15900000, "%s: %lu", files[i].shape,
                   (unsigned long)metadata);
     }
@@ -323,8 +105,8 @@ Test(synth, rows_that_are_no_whole_blocks_fall_back)
         {"bf16", "BF16", "BF16", "BF16"},
     };
     for (size_t i = 0; i < sizeof expected / sizeof *expected; i++) {
-        const struct lode_synth_options options = options_of("26b-a4b", expected[i].type);
-        const struct lode_synth_size size = size_of(&options);
+        const struct lode_synth_options options = synth_options_of("26b-a4b", expected[i].type);
+        const struct lode_synth_size size = synth_size_of(&options);
         cr_expect_str_eq(size.groups[SYNTH_EXPERTS].types, expected[i].experts);
         cr_expect_str_eq(size.groups[SYNTH_DENSE_FFN].types, expected[i].ffn);
         cr_expect_str_eq(size.groups[SYNTH_EMBEDDING_TABLE].types, expected[i].embedding);
@@ -336,118 +118,24 @@ Test(synth, what_does_not_exist_is_refused_with_what_does)
 {
     struct lode_synth_size size;
     struct lode_error error = {0};
-    struct lode_synth_options options = options_of("27b", "q4_0");
+    struct lode_synth_options options = synth_options_of("27b", "q4_0");
     cr_expect_eq(lode_synth_measure(&size, &options, &error), LODE_ERR_ARGUMENT);
     cr_expect(strstr(error.text, "27b") && strstr(error.text, "26b-a4b") && strstr(error.text, "tiny-moe"),
               "%s", error.text);
-    options = options_of("e2b", "q4_2");
+    options = synth_options_of("e2b", "q4_2");
     cr_expect_eq(lode_synth_measure(&size, &options, &error), LODE_ERR_ARGUMENT);
     cr_expect(strstr(error.text, "q4_2") && strstr(error.text, "Q4_K"), "%s", error.text);
-    options = options_of("e2b", "q4_0");
+    options = synth_options_of("e2b", "q4_0");
     options.head_type = "q7";
-    cr_expect_eq(lode_synth_write(path_of("a"), &options, NULL, NULL, &error), LODE_ERR_ARGUMENT);
+    cr_expect_eq(lode_synth_write(synth_path_of("a"), &options, NULL, NULL, &error), LODE_ERR_ARGUMENT);
     cr_expect_not_null(strstr(error.text, "q7"), "%s", error.text);
-    options = options_of("e2b", "q4_0");
+    options = synth_options_of("e2b", "q4_0");
     options.skew = NAN;
     cr_expect_eq(lode_synth_measure(&size, &options, &error), LODE_ERR_ARGUMENT);
     options.skew = 0;
     options.layers = SYNTH_MAX_LAYERS + 1;
     cr_expect_eq(lode_synth_measure(&size, &options, &error), LODE_ERR_ARGUMENT);
-    cr_expect_eq(count_files(), 0);
-}
-
-// ---- distributions ------------------------------------------------------------------------------
-
-enum { N_DRAWN = 1 << 20 };
-
-static float *draw(struct synth_draw *drawing, enum lode_type type, float mean, float deviation, bool signs,
-                   bool lanes)
-{
-    struct synth_quantiles *quantiles = malloc(sizeof *quantiles);
-    synth_quantiles_init(quantiles);
-    synth_draw_init(drawing, quantiles, type, mean, deviation, signs, lanes);
-    uint64_t row_bytes;
-    cr_assert(lode_type_row_bytes(&row_bytes, type, N_DRAWN));
-    uint8_t *row = malloc(row_bytes);
-    float *weights = malloc(N_DRAWN * sizeof *weights);
-    struct synth_random random = synth_random_of(1, lode_type_name(type), 0);
-    synth_draw_fill(drawing, row, N_DRAWN, &random);
-    cpu_dequantize(weights, type, row, N_DRAWN);
-    free(row);
-    free(quantiles);
-    return weights;
-}
-
-struct moments {
-    double mean, deviation, lane_mean;
-};
-
-static struct moments moments_of(const float *weights, bool lanes)
-{
-    double sum = 0, squares = 0, lane_sum = 0;
-    size_t n = 0;
-    for (size_t i = 0; i < N_DRAWN; i++) {
-        if (lanes && i % SYNTH_LANE == 0) {
-            lane_sum += weights[i];
-            continue;
-        }
-        n++;
-        sum += weights[i];
-        squares += (double)weights[i] * weights[i];
-    }
-    const double mean = sum / (double)n;
-    return (struct moments){mean, sqrt(squares / (double)n - mean * mean), lane_sum * SYNTH_LANE / N_DRAWN};
-}
-
-// Deviations of the smallest and the largest rows: the scales of K-quants are subnormal halves there.
-Test(synth, every_type_is_drawn_with_the_wanted_deviation)
-{
-    static const float deviations[] = {0.0068f, 0.0625f, 1};
-    struct synth_draw *drawing = malloc(sizeof *drawing);
-    for (int t = 0; t < N_TYPES; t++) {
-        for (int i = 0; i < 3; i++) {
-            float *weights = draw(drawing, all_types[t], 0, deviations[i], false, false);
-            const struct moments found = moments_of(weights, false);
-            cr_expect_float_eq(found.deviation / deviations[i], 1, 0.015, "%s: %g for %g",
-                               lode_type_name(all_types[t]), found.deviation, (double)deviations[i]);
-            cr_expect_float_eq(found.mean / deviations[i], 0, 0.01, "%s: mean %g of %g",
-                               lode_type_name(all_types[t]), found.mean, (double)deviations[i]);
-            free(weights);
-        }
-    }
-    free(drawing);
-}
-
-Test(synth, lanes_are_as_large_as_the_routers_expect)
-{
-    struct synth_draw *drawing = malloc(sizeof *drawing);
-    for (int t = 0; t < N_TYPES; t++) {
-        float *weights = draw(drawing, all_types[t], 0, 0.02f, false, true);
-        const struct moments found = moments_of(weights, true);
-        cr_expect_float_eq(found.lane_mean / (double)drawing->lane, 1, 0.015, "%s: lane %g, expected %g",
-                           lode_type_name(all_types[t]), found.lane_mean, (double)drawing->lane);
-        cr_expect(found.lane_mean > 0.02 && found.lane_mean < 0.04, "%s", lode_type_name(all_types[t]));
-        cr_expect_float_eq(found.deviation / 0.02, 1, 0.03, "%s: %g", lode_type_name(all_types[t]),
-                           found.deviation);
-        free(weights);
-    }
-    free(drawing);
-}
-
-Test(synth, norms_have_their_mean_and_the_output_norm_both_signs)
-{
-    struct synth_draw *drawing = malloc(sizeof *drawing);
-    float *weights = draw(drawing, LODE_F32, 3, 0.3f, false, false);
-    struct moments found = moments_of(weights, false);
-    cr_expect_float_eq(found.mean, 3, 0.01);
-    cr_expect_float_eq(found.deviation, 0.3, 0.01);
-    free(weights);
-    weights = draw(drawing, LODE_F32, 3, 0.3f, true, false);
-    found = moments_of(weights, false);
-    cr_expect_float_eq(found.mean, 0, 0.02);
-    cr_expect_float_eq(found.deviation, sqrt(9.09), 0.01);
-    free(weights);
-    free(drawing);
+    cr_expect_eq(synth_count_files(), 0);
 }
 
 // ---- whole files --------------------------------------------------------------------------------
@@ -462,7 +150,7 @@ static void expect_loads(const char *path, const struct lode_synth_options *opti
     cr_assert_eq(gemma_model_load(&model, gguf, &error), 0, "%s %s: %s", options->shape, options->type,
                  error.text);
     cr_assert_eq(tokenizer_load(&tokenizer, gguf, &error), 0, "%s", error.text);
-    const struct lode_synth_size size = size_of(options);
+    const struct lode_synth_size size = synth_size_of(options);
     cr_expect_eq(gguf_tensor_count(gguf), size.tensors);
     cr_expect_eq(gguf_file_size_bytes(gguf, 0), size.file_bytes, "the size foretold is the size written");
     for (size_t t = 0; t < gguf_tensor_count(gguf); t++)
@@ -475,12 +163,13 @@ static void expect_loads(const char *path, const struct lode_synth_options *opti
 
 Test(synth, every_tiny_shape_in_every_type_is_a_model)
 {
-    const char *path = path_of("model.gguf");
+    const char *path = synth_path_of("model.gguf");
     for (size_t s = 0; s < sizeof tiny_shapes / sizeof *tiny_shapes; s++) {
         for (int t = 0; t < N_TYPES; t++) {
-            struct lode_synth_options options = options_of(tiny_shapes[s], lode_type_name(all_types[t]));
+            struct lode_synth_options options =
+                synth_options_of(tiny_shapes[s], lode_type_name(all_types[t]));
             options.skew = t % 2;
-            write_model(path, &options);
+            synth_write_model(path, &options);
             expect_loads(path, &options);
         }
     }
@@ -488,13 +177,13 @@ Test(synth, every_tiny_shape_in_every_type_is_a_model)
 
 Test(synth, any_number_of_layers_is_a_model)
 {
-    const char *path = path_of("model.gguf");
+    const char *path = synth_path_of("model.gguf");
     static const uint32_t layers[] = {1, 2, 3, 4, 5, 7, 13};
     for (size_t s = 0; s < sizeof tiny_shapes / sizeof *tiny_shapes; s++) {
         for (size_t i = 0; i < sizeof layers / sizeof *layers; i++) {
-            struct lode_synth_options options = options_of(tiny_shapes[s], "q4_0");
+            struct lode_synth_options options = synth_options_of(tiny_shapes[s], "q4_0");
             options.layers = layers[i];
-            write_model(path, &options);
+            synth_write_model(path, &options);
             expect_loads(path, &options);
         }
     }
@@ -522,11 +211,11 @@ Test(synth, real_shapes_have_the_keys_of_published_files)
     struct gguf *gguf;
     struct gemma_model model = {0};
     struct lode_error error = {0};
-    const char *path = path_of("keys.gguf");
-    const struct lode_synth_options options = options_of("e2b", "q4_0");
+    const char *path = synth_path_of("keys.gguf");
+    const struct lode_synth_options options = synth_options_of("e2b", "q4_0");
     struct synth_model synth;
     cr_assert_eq(synth_model_make(&synth, &options, &error), 0);
-    struct gguf_write *file = begin(path);
+    struct gguf_write *file = synth_begin(path);
     synth_write_metadata(file, &synth);
     cr_assert_eq(gguf_write_begin_data(file, &error), 0);
     cr_assert_eq(gguf_write_finish(file, false, &error), 0, "%s", error.text);
@@ -556,9 +245,9 @@ Test(synth, real_shapes_have_the_keys_of_published_files)
 
 Test(synth, the_vocabulary_encodes_any_text_and_gives_it_back)
 {
-    const char *path = path_of("model.gguf");
-    const struct lode_synth_options options = options_of("tiny-31b", "q4_0");
-    write_model(path, &options);
+    const char *path = synth_path_of("model.gguf");
+    const struct lode_synth_options options = synth_options_of("tiny-31b", "q4_0");
+    synth_write_model(path, &options);
     struct gguf *gguf;
     struct tokenizer *tokenizer;
     struct lode_error error = {0};
@@ -616,15 +305,15 @@ static struct opened write_and_open(const struct lode_synth_options *options)
     struct opened opened;
     size_t size;
     struct lode_error error = {0};
-    write_model(path_of("model.gguf"), options);
-    opened.bytes = read_file(path_of("model.gguf"), &size);
-    cr_assert_eq(gguf_open(&opened.gguf, path_of("model.gguf"), &error), 0, "%s", error.text);
+    synth_write_model(synth_path_of("model.gguf"), options);
+    opened.bytes = synth_read_file(synth_path_of("model.gguf"), &size);
+    cr_assert_eq(gguf_open(&opened.gguf, synth_path_of("model.gguf"), &error), 0, "%s", error.text);
     return opened;
 }
 
 Test(synth, small_tensors_are_what_they_should_be)
 {
-    const struct lode_synth_options options = options_of("tiny-e2b", "q4_0");
+    const struct lode_synth_options options = synth_options_of("tiny-e2b", "q4_0");
     struct opened model = write_and_open(&options);
     uint64_t n;
     const float *rope = floats_of(model.bytes, model.gguf, "rope_freqs.weight", &n);
@@ -657,7 +346,7 @@ static int descending(const void *a, const void *b)
 // in each lane.
 Test(synth, skew_gives_the_routers_zipfs_law)
 {
-    struct lode_synth_options options = options_of("tiny-moe", "f32");
+    struct lode_synth_options options = synth_options_of("tiny-moe", "f32");
     options.skew = 0.8f;
     struct opened model = write_and_open(&options);
     uint64_t n;
@@ -686,10 +375,11 @@ static bool same_files(const struct lode_synth_options *a, const struct lode_syn
 {
     char path[128];
     size_t size_a, size_b;
-    snprintf(path, sizeof path, "%s", path_of("a.gguf"));
-    write_model(path, a);
-    write_model(path_of("b.gguf"), b);
-    char *bytes_a = read_file(path, &size_a), *bytes_b = read_file(path_of("b.gguf"), &size_b);
+    snprintf(path, sizeof path, "%s", synth_path_of("a.gguf"));
+    synth_write_model(path, a);
+    synth_write_model(synth_path_of("b.gguf"), b);
+    char *bytes_a = synth_read_file(path, &size_a),
+         *bytes_b = synth_read_file(synth_path_of("b.gguf"), &size_b);
     const bool same = size_a == size_b && memcmp(bytes_a, bytes_b, size_a) == 0;
     free(bytes_a);
     free(bytes_b);
@@ -699,7 +389,7 @@ static bool same_files(const struct lode_synth_options *a, const struct lode_syn
 Test(synth, a_seed_makes_one_file_whatever_the_threads)
 {
     for (int t = 0; t < 2; t++) {
-        struct lode_synth_options one = options_of("tiny-moe", t ? "q4_k" : "f16");
+        struct lode_synth_options one = synth_options_of("tiny-moe", t ? "q4_k" : "f16");
         one.skew = 1;
         one.threads = 1;
         struct lode_synth_options other = one;
@@ -726,32 +416,32 @@ static bool stop_at_once(void *user, const char *what, uint64_t done, uint64_t t
 
 Test(synth, a_cancelled_file_is_removed)
 {
-    const struct lode_synth_options options = options_of("tiny-e2b", "q4_0");
+    const struct lode_synth_options options = synth_options_of("tiny-e2b", "q4_0");
     struct lode_error error = {0};
     int calls = 0;
-    cr_expect_eq(lode_synth_write(path_of("a.gguf"), &options, stop_at_once, &calls, &error),
+    cr_expect_eq(lode_synth_write(synth_path_of("a.gguf"), &options, stop_at_once, &calls, &error),
                  LODE_ERR_CANCELLED);
     cr_expect_eq(calls, 1);
-    cr_expect_eq(count_files(), 0);
+    cr_expect_eq(synth_count_files(), 0);
 }
 
 Test(synth, a_full_disk_is_told_before_the_weights_and_nothing_is_left)
 {
-    const struct lode_synth_options options = options_of("tiny-e2b", "f32");
+    const struct lode_synth_options options = synth_options_of("tiny-e2b", "f32");
     struct lode_error error = {0};
-    limit_file_size(1u << 20);
-    int rc = lode_synth_write(path_of("a.gguf"), &options, NULL, NULL, &error);
+    synth_limit_file_size(1u << 20);
+    int rc = lode_synth_write(synth_path_of("a.gguf"), &options, NULL, NULL, &error);
     cr_expect_eq(rc, LODE_ERR_IO);
     cr_expect_not_null(strstr(error.text, "a.gguf"), "%s", error.text);
     cr_expect_not_null(strstr(error.text, "bytes are still to be written"), "%s", error.text);
-    cr_expect_eq(count_files(), 0);
+    cr_expect_eq(synth_count_files(), 0);
 }
 
 Test(synth, a_device_that_takes_nothing_fails_and_stays)
 {
     if (access("/dev/full", W_OK) != 0)
         cr_skip_test("there is no /dev/full");
-    const struct lode_synth_options options = options_of("tiny-e2b", "q4_0");
+    const struct lode_synth_options options = synth_options_of("tiny-e2b", "q4_0");
     struct lode_error error = {0};
     cr_expect_eq(lode_synth_write("/dev/full", &options, NULL, NULL, &error), LODE_ERR_IO);
     cr_expect(strstr(error.text, "/dev/full") && strstr(error.text, "still to be written"), "%s", error.text);
@@ -764,11 +454,11 @@ Test(synth, logits_are_finite_and_neither_flat_nor_certain)
 {
     static const int32_t ids[] = {2, 600, 1200, 700, 1900, 702, 1333, 1777, 603, 901, 1500, 1999};
     enum { N = sizeof ids / sizeof *ids };
-    const char *path = path_of("model.gguf");
+    const char *path = synth_path_of("model.gguf");
     for (size_t s = 0; s < sizeof tiny_shapes / sizeof *tiny_shapes; s++) {
-        struct lode_synth_options options = options_of(tiny_shapes[s], "q4_0");
+        struct lode_synth_options options = synth_options_of(tiny_shapes[s], "q4_0");
         options.skew = (float)s;
-        write_model(path, &options);
+        synth_write_model(path, &options);
         size_t vocab;
         float *logits = golden_logits(path, ids, N, &(struct golden_run){.threads = 1}, &vocab);
         double entropy = 0;

@@ -22,12 +22,12 @@ static const char usage[] =
     "Shapes: e2b, e4b, 12b, 26b-a4b, 31b, and for tests tiny-e2b, tiny-moe, tiny-31b.\n"
     "\n"
     "  -o, --output FILE   where the file goes; it appears when it is complete\n"
-    "  --type TYPE         of the matrices: q4_0 (default), q8_0, q4_k, q6_k, bf16, f16, f32, …\n"
+    "  --type TYPE         of the matrices: q4_0 (default), q8_0, q4_k, q6_k, bf16, f16, f32, …;\n"
+    "                      or the mixes of published files: q4_k_m, q4_k_s, q5_k_m\n"
     "  --head-type TYPE    of the embeddings; default: as published files of that type have it\n"
     "  --layers N          this many layers instead of the shape's, 1 to 512\n"
     "  --seed N            another seed, other weights (default 0)\n"
-    "  --skew S            some experts are chosen more often, as Zipf's law with exponent S, 0 to 4\n"
-    "                      (default 0: all alike)\n"
+    "  --skew S            some experts are chosen more often: Zipf's law, exponent 0 (default) to 4\n"
     "  -t, --threads N     threads that draw (default: one for each processor)\n"
     "  --sync              end only when the file is on the disk\n"
     "  --dry-run           write nothing, show what the file would take\n"
@@ -36,7 +36,7 @@ static const char usage[] =
     "\n"
     "Examples:\n"
     "  lode synth 26b-a4b --skew 1.2 -o 26b-q4_0.gguf\n"
-    "  lode synth 31b --type q4_k --dry-run\n";
+    "  lode synth 31b --type q4_k_m --dry-run\n";
 
 struct synth {
     struct lode_synth_options options;
