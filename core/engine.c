@@ -2,6 +2,7 @@
 #include "core/engine.h"
 
 #include "backends/cpu/cpu.h"
+#include "backends/cpu/threads.h"
 #include "base/bytes_text.h"
 #include "base/clock.h"
 #include "core/fingerprint.h"
@@ -241,6 +242,26 @@ static int take_options(struct lode_engine *engine, const char *path,
     return 0;
 }
 
+// More threads than processors are what was asked for, so they act; but operations wait for tasks of threads
+// that wait for their turn.
+static void note_turns(const struct lode_engine *engine)
+{
+    struct cpu_allowance allowance;
+    const uint32_t threads = engine->options.threads;
+    if (!threads || cpu_threads_allowance(&allowance, NULL) != LODE_OK)
+        return;
+    const uint32_t processors = cpu_allowance_processors(&allowance);
+    if (threads <= processors)
+        return;
+    engine_note(
+        engine,
+        "%" PRIu32 " threads on %" PRIu32 " processor%s take turns; as many threads as processors are "
+        "usually faster (%s)",
+        threads, processors, processors == 1 ? "" : "s",
+        processors < allowance.hardware_threads ? "the CPU quota of the control group pays for no more"
+                                                : "the affinity of the process allows no more");
+}
+
 // A session's memory is taken before there are weights.
 static void describe_weights(struct lode_engine *engine)
 {
@@ -262,6 +283,8 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
         rc = read_file(engine, error);
     if (!rc)
         rc = cpu_open(&engine->device, &cpu, error);
+    if (!rc)
+        note_turns(engine);
     if (!rc)
         rc = open_heat(engine, error);
     if (rc) {

@@ -2,6 +2,7 @@
 //
 //   file       what a model file says about itself, without loading its weights
 //   tokenizer  text to token ids and back
+//   processor  what the CPU is, and what an engine would use of it
 //   engine     a loaded model: weights, device, threads
 //   session    one timeline of tokens with its KV cache; an engine may have several, whose calls take turns
 //
@@ -125,6 +126,70 @@ int lode_chat_encode(const struct lode_tokenizer *tokenizer, const char *convers
 // A complete reply, special tokens shown, to a JSON message {"role","content","reasoning","tool_calls"}.
 int lode_chat_parse(char **out_json, const char *reply, size_t len, bool starts_thinking,
                     struct lode_error *error);
+
+// ---- processor
+// ---------------------------------------------------------------------------------------------------
+
+#define LODE_CPU_KINDS 8
+#define LODE_CPU_CACHES 16
+#define LODE_CPU_NODES 64
+#define LODE_CPU_FEATURES 32
+#define LODE_CPU_ISAS 8
+#define LODE_CPU_THREADS 1024
+
+// What the CPU of this machine is, and what an engine would use of it. Plain data, some 56 KiB. Of an array
+// whose count is larger than its size, the first are there.
+struct lode_cpu {
+    char model[96];                       // empty: the system does not tell
+    uint32_t n_cores, n_hardware_threads; // of the machine; cores are physical
+    // Those that the affinity of the calling thread allows, and the hardware threads as "0-3,8".
+    uint32_t n_cores_allowed, n_hardware_threads_allowed;
+    char affinity[256];
+    double quota_processors; // that the control groups pay for; 0: there is no quota
+
+    uint32_t n_kinds;
+    struct lode_cpu_kind {
+        char name[16]; // "P" or "E" where the processor says so, else empty
+        uint32_t n_cores, n_hardware_threads;
+        uint32_t max_mhz;    // 0: not known
+    } kinds[LODE_CPU_KINDS]; // the fastest first
+
+    uint32_t n_caches;
+    struct lode_cpu_cache {
+        uint32_t level; // of data
+        uint64_t bytes;
+        uint32_t n_cores; // that share one
+        uint32_t count;   // of such caches
+    } caches[LODE_CPU_CACHES];
+
+    uint32_t n_nodes;
+    struct lode_cpu_node {
+        uint32_t os_index, n_cores;
+        uint64_t memory_bytes; // 0: not known
+    } nodes[LODE_CPU_NODES];
+
+    uint32_t n_features;
+    struct lode_cpu_feature {
+        const char *name; // "AVX2"
+        bool present;     // in the processor; what the system keeps from being used, `missing` below tells
+    } features[LODE_CPU_FEATURES];
+
+    uint32_t n_isas;
+    struct lode_cpu_isa {
+        const char *name, *summary;
+        bool available, chosen; // chosen: what an engine takes that is not told otherwise
+        char missing[256];      // what keeps it from being available; else empty
+    } isas[LODE_CPU_ISAS];
+
+    uint32_t n_threads;  // one for each core, at most as many as the quota pays for; or those asked for
+    uint32_t processors; // that the process may use and pays for: more threads than these take turns
+    bool placed;         // each thread has processors of its own; not when there are more threads than those
+    char places[LODE_CPU_THREADS][48]; // of each thread, "0,16"; the first is the caller's, which is not held
+    char huge_pages[16];               // "always", "madvise", "never"; empty: the system does not tell
+};
+
+// `threads` as in lode_engine_options; fails when there are too many of them.
+int lode_cpu_describe(struct lode_cpu *out, uint32_t threads, struct lode_error *error);
 
 // ---- engine
 // --------------------------------------------------------------------------------------------------

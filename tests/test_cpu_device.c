@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 static struct lode_device *open_device(uint32_t threads, const char *isa)
@@ -174,12 +173,8 @@ Test(cpu_device, copies_up_and_down)
     device->ops->close(device);
 }
 
-static const struct lode_limits small_limits = {.rows = 4,
-                                                .cols = 256,
-                                                .ffn_width = 256,
-                                                .n_heads = 4,
-                                                .head_size = 64,
-                                                .expert_rows = 8};
+static const struct lode_limits small_limits = {
+    .rows = 4, .cols = 256, .ffn_width = 256, .n_heads = 4, .head_size = 64, .expert_rows = 8};
 
 Test(cpu_device, scratch_grows_and_never_shrinks)
 {
@@ -255,7 +250,7 @@ Test(cpu_device, binds_its_workers_and_leaves_the_callers_thread_alone)
     device->ops->close(device);
 }
 
-Test(cpu_device, does_not_bind_more_threads_than_cores)
+Test(cpu_device, does_not_bind_more_threads_than_hardware_threads)
 {
     cpu_set_t before, of_worker;
     cr_assert_eq(sched_getaffinity(0, sizeof before, &before), 0);
@@ -269,110 +264,6 @@ Test(cpu_device, does_not_bind_more_threads_than_cores)
         sched_getaffinity(0, sizeof of_worker, &of_worker);
     cr_assert(CPU_EQUAL(&before, &of_worker));
     device->ops->close(device);
-}
-
-static char folder[64];
-
-static void make_folder(void)
-{
-    strcpy(folder, "/tmp/lode-cgroup-XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
-}
-
-static void remove_folder(void)
-{
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    cr_assert_eq(system(command), 0);
-}
-
-static void write_file(const char *name, const char *text)
-{
-    char path[256];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    for (char *slash = path + strlen(folder) + 1; (slash = strchr(slash, '/')); slash++) {
-        *slash = 0;
-        mkdir(path, 0700);
-        *slash = '/';
-    }
-    FILE *file = fopen(path, "w");
-    cr_assert_not_null(file);
-    fputs(text, file);
-    fclose(file);
-}
-
-static uint32_t quota(void)
-{
-    char membership[128];
-    snprintf(membership, sizeof membership, "%s/membership", folder);
-    return cpu_threads_quota(membership, folder);
-}
-
-TestSuite(cpu_quota, .init = make_folder, .fini = remove_folder);
-
-Test(cpu_quota, is_none_without_files)
-{
-    cr_assert_eq(quota(), UINT32_MAX);
-    write_file("membership", "0::/somewhere/else\n");
-    cr_assert_eq(quota(), UINT32_MAX);
-}
-
-Test(cpu_quota, of_version_2_is_rounded_up)
-{
-    write_file("membership", "0::/box\n");
-    write_file("box/cpu.max", "250000 100000\n");
-    cr_assert_eq(quota(), 3);
-    write_file("box/cpu.max", "200000 100000\n");
-    cr_assert_eq(quota(), 2);
-    write_file("box/cpu.max", "1000 100000\n");
-    cr_assert_eq(quota(), 1);
-    write_file("box/cpu.max", "max 100000\n");
-    cr_assert_eq(quota(), UINT32_MAX);
-}
-
-Test(cpu_quota, of_a_group_above_counts_too)
-{
-    write_file("membership", "0::/slice/box\n");
-    write_file("slice/box/cpu.max", "800000 100000\n");
-    write_file("slice/cpu.max", "400000 100000\n");
-    cr_assert_eq(quota(), 4);
-}
-
-Test(cpu_quota, of_the_mount_counts_when_the_path_is_the_hosts)
-{
-    write_file("membership", "0::/host/only\n");
-    write_file("cpu.max", "600000 100000\n");
-    cr_assert_eq(quota(), 6);
-}
-
-Test(cpu_quota, of_version_1_is_read_under_either_name)
-{
-    write_file("membership", "7:memory:/m\n3:cpu,cpuacct:/box\n0::/\n");
-    write_file("cpu,cpuacct/box/cpu.cfs_quota_us", "150000\n");
-    write_file("cpu,cpuacct/box/cpu.cfs_period_us", "100000\n");
-    cr_assert_eq(quota(), 2);
-    write_file("cpu/cpu.cfs_quota_us", "100000\n");
-    write_file("cpu/cpu.cfs_period_us", "100000\n");
-    cr_assert_eq(quota(), 1);
-}
-
-Test(cpu_quota, of_version_1_may_be_none)
-{
-    write_file("membership", "1:cpu:/\n2:cpuset:/\n");
-    write_file("cpu/cpu.cfs_quota_us", "-1\n");
-    write_file("cpu/cpu.cfs_period_us", "100000\n");
-    cr_assert_eq(quota(), UINT32_MAX);
-}
-
-Test(cpu_quota, ignores_broken_files)
-{
-    write_file("membership", "nonsense\n0::/box\n:\n::\n");
-    write_file("box/cpu.max", "a b c\n");
-    cr_assert_eq(quota(), UINT32_MAX);
-    write_file("box/cpu.max", "100000 0\n");
-    cr_assert_eq(quota(), UINT32_MAX);
-    write_file("box/cpu.max", "1e300 1\n");
-    cr_assert_eq(quota(), UINT32_MAX);
 }
 
 // ---- no allocation in operations
@@ -458,12 +349,8 @@ Test(cpu_device, operations_allocate_nothing)
     if (!COUNTS_ALLOCATIONS)
         cr_skip_test("allocations cannot be counted under a sanitizer or another C library");
     struct lode_device *device = open_device(OPENMP_ALLOCATES ? 1 : 2, NULL);
-    struct lode_limits limits = {.rows = 400,
-                                 .cols = 256,
-                                 .ffn_width = 256,
-                                 .n_heads = 4,
-                                 .head_size = 64,
-                                 .expert_rows = 8};
+    struct lode_limits limits = {
+        .rows = 400, .cols = 256, .ffn_width = 256, .n_heads = 4, .head_size = 64, .expert_rows = 8};
     cr_assert_eq(device->ops->reserve(device, &limits, NULL), LODE_OK);
     static struct step step;
     for (uint32_t n = 4; n <= 400; n += 396) { // 4 rows are too few for threads, 400 are not

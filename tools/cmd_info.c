@@ -1,5 +1,6 @@
-// `lode info`: what a model file says about itself, without loading its weights.
+// `lode info`: what a model file says about itself, without loading its weights; or what the processor is.
 #include "tools/command.h"
+#include "tools/info_cpu.h"
 #include "tools/json_out.h"
 #include "tools/message.h"
 #include "tools/model.h"
@@ -13,6 +14,7 @@ static const char command[] = "lode info";
 
 static const char usage[] =
     "Usage: lode info [OPTION]... [FILE]\n"
+    "       lode info --cpu [-t N] [--json]\n"
     "\n"
     "Shows the hyperparameters of a GGUF file, its weights grouped as they are placed in memory, and\n"
     "what the KV cache takes. Of a file with a vocabulary only it shows what is there.\n"
@@ -20,6 +22,9 @@ static const char usage[] =
     "  --tensors          list every tensor as well\n"
     "  --json             one JSON object\n"
     "  -m, --model FILE   the same as FILE\n"
+    "  --cpu              instead of a file, the processor: cores, caches, memory nodes, instruction\n"
+    "                     sets, and the threads that would be used, where and why\n"
+    "  -t, --threads N    with --cpu: as if N threads were asked for\n"
     "\n"
     "Exit: 0 done, 1 failed, 2 usage.\n"
     "\n"
@@ -29,7 +34,8 @@ static const char usage[] =
 
 struct info {
     struct model_options model;
-    bool tensors, json;
+    uint32_t threads;
+    bool tensors, json, cpu;
     struct lode_file *file;
     struct lode_shape shape;
     bool runnable;            // the shape is there
@@ -43,6 +49,8 @@ static bool parse(struct info *info, int argc, char **argv, int *exit_code)
         OPTION_IS_TEXT("model", 'm', &info->model.path),
         OPTION_IS_FLAG("tensors", 0, &info->tensors),
         OPTION_IS_FLAG("json", 0, &info->json),
+        OPTION_IS_FLAG("cpu", 0, &info->cpu),
+        OPTION_IS_COUNT("threads", 't', &info->threads, 1, LODE_CPU_THREADS),
     };
     const char *operand = NULL;
     struct option_parser parser = {.command = command,
@@ -59,6 +67,14 @@ static bool parse(struct info *info, int argc, char **argv, int *exit_code)
     }
     if (operand)
         info->model.path = operand;
+    if (info->cpu && (info->model.path || info->tensors)) {
+        *exit_code = message_usage(command, "--cpu does not go with a file and --tensors");
+        return false;
+    }
+    if (info->threads && !info->cpu) {
+        *exit_code = message_usage(command, "--threads goes with --cpu");
+        return false;
+    }
     return true;
 }
 
@@ -342,7 +358,7 @@ int cmd_info(int argc, char **argv)
     struct info info = {0};
     int code;
     if (parse(&info, argc, argv, &code))
-        code = execute(&info);
+        code = info.cpu ? info_cpu(command, info.threads, info.json) : execute(&info);
     lode_file_close(info.file);
     return code;
 }

@@ -21,8 +21,7 @@ static void cpu_close(struct lode_device *device)
 
 static int cpu_alloc(struct lode_device *device, void **out, size_t bytes, struct lode_error *error)
 {
-    (void)device;
-    return cpu_memory_alloc(out, bytes, error);
+    return cpu_memory_alloc_on(out, bytes, &cpu_device_of(device)->places.nodes, error);
 }
 
 static void cpu_free(struct lode_device *device, void *memory, size_t bytes)

@@ -1,13 +1,15 @@
 // The instruction sets that the CPU backend has kernels for, and which of them this processor has.
 //
-// To add one: a value here, a row in isa.c, a file of matmul kernels and one of vector kernels with their
-// tables.
+// To add one: a value here, a row in isa.c with what it needs and its tables of kernels, and a file of matmul
+// kernels. Rising values are rising preference.
 #ifndef LODE_CPU_ISA_H
 #define LODE_CPU_ISA_H
 
+#include "backends/cpu/isa_features.h"
 #include "base/lode_error.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 enum cpu_isa {
     CPU_ISA_PORTABLE,
@@ -17,7 +19,17 @@ enum cpu_isa {
 };
 
 const char *cpu_isa_name(enum cpu_isa isa);
-bool cpu_isa_available(enum cpu_isa isa); // built in, and the processor and the operating system have it
+const char *cpu_isa_summary(enum cpu_isa isa); // one line for a person
+bool cpu_isa_built_in(enum cpu_isa isa);
+
+// Built in, and the processor and the operating system have it.
+bool cpu_isa_available(enum cpu_isa isa);
+
+// What is missing, in words; "" if it is available. Returns out.
+const char *cpu_isa_missing(enum cpu_isa isa, char *out, size_t capacity);
+
+// The same for a machine that has `features`.
+const char *cpu_isa_missing_of(enum cpu_isa isa, isa_features features, char *out, size_t capacity);
 
 // The best available one for name NULL; else the one named, or an error that lists what there is.
 int cpu_isa_choose(enum cpu_isa *out, const char *name, struct lode_error *error);

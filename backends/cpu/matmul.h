@@ -45,7 +45,7 @@ struct cpu_matmul_kernels {
 
 extern const struct cpu_matmul_kernels cpu_matmul_portable, cpu_matmul_avx2, cpu_matmul_avx512;
 
-// NULL if it is not built in.
+// NULL if it is not built in. In isa.c, whose table it looks up.
 const struct cpu_matmul_kernels *cpu_matmul_kernels_for(enum cpu_isa isa);
 
 // One allocation: quantised activations, the experts' intermediate rows, and a part for each thread.

@@ -14,22 +14,6 @@
 #define QUANTIZE_ALONE 16384
 #define QUANTIZE_TASK_BLOCKS 128
 
-const struct cpu_matmul_kernels *cpu_matmul_kernels_for(enum cpu_isa isa)
-{
-    switch (isa) {
-    case CPU_ISA_PORTABLE:
-        return &cpu_matmul_portable;
-#if defined(__x86_64__)
-    case CPU_ISA_AVX2:
-        return &cpu_matmul_avx2;
-    case CPU_ISA_AVX512:
-        return &cpu_matmul_avx512;
-#endif
-    default:
-        return NULL;
-    }
-}
-
 bool cpu_is_quantised(enum lode_type type)
 {
     return type != LODE_F32 && type != LODE_F16 && type != LODE_BF16;

@@ -2,6 +2,7 @@
 #ifndef LODE_CPU_THREADS_H
 #define LODE_CPU_THREADS_H
 
+#include "backends/cpu/memory.h"
 #include "base/lode_error.h"
 
 #include <sched.h>
@@ -10,23 +11,37 @@
 
 #define CPU_MAX_THREADS 1024
 
+// What the process may use of the machine.
+struct cpu_allowance {
+    uint32_t cores, hardware_threads; // that the affinity of the calling thread allows
+    double quota_processors;          // that the cgroup's CPU quota pays for; INFINITY without one
+};
+
+int cpu_threads_allowance(struct cpu_allowance *out, struct lode_error *error);
+
+// One thread for each physical core, at most as many as the quota pays for, rounded up.
+uint32_t cpu_allowance_threads(const struct cpu_allowance *allowance);
+
+// More threads than this take turns.
+uint32_t cpu_allowance_processors(const struct cpu_allowance *allowance);
+
+// requested 0: cpu_allowance_threads. A request for more than CPU_MAX_THREADS is an error.
+int cpu_threads_choose(uint32_t *out, uint32_t requested, struct lode_error *error);
+
 // Where the threads of a device were put. All zero: nowhere in particular.
 struct cpu_places {
     bool bound;
-    cpu_set_t caller;  // the core that is left for the calling thread
-    cpu_set_t workers; // the cores of the others
+    cpu_set_t caller;              // the processors that are left for the calling thread
+    cpu_set_t workers;             // those of the others
+    struct cpu_memory_nodes nodes; // of the cores of all; none for a single thread
 };
 
-// requested 0: one for each physical core that the affinity of the calling thread allows, at most as many as
-// the cgroup's CPU quota pays for. A request for more than CPU_MAX_THREADS is an error.
-int cpu_threads_choose(uint32_t *out, uint32_t requested, struct lode_error *error);
-
-// Binds the OpenMP workers of the calling thread to physical cores of their own, if there are enough of them
-// and the user has not told OpenMP how to bind. The calling thread itself belongs to the program: it keeps
-// its mask, and one core is left for it.
+// Binds the OpenMP workers of the calling thread by the rule of cpu_topology_place, if there are hardware
+// threads for all and the user has not told OpenMP how to bind. The calling thread itself belongs to the
+// program: it keeps its mask, and one place is left for it.
 void cpu_threads_bind(struct cpu_places *out, uint32_t threads);
 
-// Moves the calling thread to the core that is left for it, and leaves its mask as it was.
+// Moves the calling thread to the place that is left for it, and leaves its mask as it was.
 void cpu_threads_move_caller(const struct cpu_places *places);
 
 // To be called before a parallel region. Threads that wake each other are often put on one core, where they
@@ -41,9 +56,5 @@ static inline void cpu_threads_part(const struct cpu_places *places)
     if (cpu >= 0 && cpu < CPU_SETSIZE && CPU_ISSET(cpu, &places->workers))
         cpu_threads_move_caller(places);
 }
-
-// Processors that the cgroup quota pays for, rounded up; UINT32_MAX without a quota. `membership` is a file
-// like /proc/self/cgroup, `mount` a folder like /sys/fs/cgroup.
-uint32_t cpu_threads_quota(const char *membership, const char *mount);
 
 #endif

@@ -1,25 +1,9 @@
-// The choice of a table of vector kernels, and the scratch memory of attention.
+// The scratch memory of attention.
 #include "backends/cpu/vector.h"
 
 #include "backends/cpu/attention.h"
 #include "backends/cpu/memory.h"
 #include "base/checked.h"
-
-const struct cpu_vector_kernels *cpu_vector_kernels_for(enum cpu_isa isa)
-{
-    switch (isa) {
-    case CPU_ISA_PORTABLE:
-        return &cpu_vector_portable;
-#if defined(__x86_64__)
-    case CPU_ISA_AVX2:
-        return &cpu_vector_avx2;
-    case CPU_ISA_AVX512:
-        return &cpu_vector_avx512;
-#endif
-    default:
-        return NULL;
-    }
-}
 
 int cpu_vector_reserve(struct cpu_vector_scratch *scratch, uint32_t threads, const struct lode_limits *limits,
                        struct lode_error *error)

@@ -51,7 +51,7 @@ struct cpu_vector_kernels {
                      size_t n_q, const float *v, size_t v_stride, size_t n_k, size_t n);
 };
 
-// NULL if it is not built in.
+// NULL if it is not built in. In isa.c, whose table it looks up.
 const struct cpu_vector_kernels *cpu_vector_kernels_for(enum cpu_isa isa);
 
 // The tables themselves, each in its own file; those of other architectures do not exist.
