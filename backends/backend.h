@@ -88,6 +88,10 @@ struct lode_device_ops {
     int (*reserve)(struct lode_device *device, const struct lode_limits *limits, struct lode_error *error);
     size_t (*scratch_bytes)(const struct lode_device *device);
 
+    // Runs body(user) in the calling thread with the device's threads kept at hand between its operations.
+    // Operations work outside of a pass, too, but each of them gathers the threads anew.
+    void (*pass)(struct lode_device *device, void (*body)(void *user), void *user);
+
     // out[i] = scale * row ids[i] of table. ids: host memory, checked by the caller.
     void (*embed)(struct lode_device *device, struct lode_rows out, const struct lode_matrix *table,
                   const int32_t *ids, float scale);

@@ -300,6 +300,21 @@ static uint32_t common_units(const struct forward *f, uint32_t units[5])
     return n;
 }
 
+struct step {
+    struct forward *f;
+    const int32_t *ids;
+    uint32_t n, want;
+    float *out_logits;
+    struct lode_error *error;
+    int rc;
+};
+
+static void run_step(void *user)
+{
+    struct step *step = user;
+    step->rc = run(step->f, step->ids, step->n, step->want, step->out_logits, step->error);
+}
+
 int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error)
 {
@@ -309,9 +324,10 @@ int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t wan
     residency_pass_begin(residency, n, f->keep_going, f->user);
     int rc = residency_acquire(residency, common, n_common, error);
     if (!rc) {
-        rc = run(f, ids, n, want, out_logits, error);
-        const int synced = f->device->ops->sync(f->device, rc ? NULL : error);
-        rc = rc ? rc : synced;
+        struct step step = {f, ids, n, want, out_logits, error, 0};
+        f->device->ops->pass(f->device, run_step, &step);
+        const int synced = f->device->ops->sync(f->device, step.rc ? NULL : error);
+        rc = step.rc ? step.rc : synced;
         residency_release(residency, common, n_common);
     }
     residency_pass_end(residency, rc == 0);

@@ -29,11 +29,23 @@ static inline int list_variants(struct variant *out)
     return n;
 }
 
+// One team of each size, kept for all tests of the program.
+static inline struct cpu_team *shared_team(uint32_t threads)
+{
+    static struct cpu_team *teams[64];
+    struct lode_error error;
+    cr_assert(threads < sizeof teams / sizeof *teams);
+    if (!teams[threads])
+        cr_assert_eq(cpu_team_open(&teams[threads], threads, &error), LODE_OK);
+    return teams[threads];
+}
+
 // A device that has only vector kernels.
 static inline struct cpu_device make_device(const struct variant *variant, uint32_t threads,
                                             const struct lode_limits *limits)
 {
-    struct cpu_device device = {.threads = threads, .vector = variant->kernels, .limits = *limits};
+    struct cpu_device device = {
+        .threads = threads, .team = shared_team(threads), .vector = variant->kernels, .limits = *limits};
     struct lode_error error;
     cr_assert_eq(cpu_vector_reserve(&device.vector_scratch, threads, limits, &error), LODE_OK);
     return device;

@@ -1,5 +1,6 @@
 // The matrix operations of the CPU device: sharing of prepared activations, experts, threads, scratch and
 // embedding.
+#include "backends/cpu/tasks.h"
 #include "tests/matmul_variants.h"
 #include "tests/weights.h"
 
@@ -15,13 +16,19 @@ static struct cpu_device open_device(const struct matmul_variant *variant, uint3
     struct cpu_device device = {
         .threads = threads, .matmul = variant->kernels, .vector = cpu_vector_kernels_for(variant->isa)};
     struct lode_error error;
-    cr_assert_eq(cpu_matmul_reserve(&device.matmul_scratch, threads, &limits, &error), LODE_OK);
+    cr_assert_eq(cpu_matmul_reserve(&device.matmul_scratch, threads, variant->kernels->workspace_bytes,
+                                    &limits, &error),
+                 LODE_OK);
+    cr_assert_eq(cpu_team_open(&device.team, threads, &error), LODE_OK);
+    cr_assert_eq(cpu_workers_open(&device, &error), LODE_OK);
     return device;
 }
 
 static void close_device(struct cpu_device *device)
 {
     cpu_matmul_release(&device->matmul_scratch);
+    cpu_workers_close(device);
+    cpu_team_close(device->team);
 }
 
 static struct lode_rows make_rows(struct test_random *random, uint32_t n, uint32_t cols)
@@ -339,14 +346,14 @@ Test(matmul_ops, scratch_grows_and_never_shrinks)
     struct lode_error error;
     struct lode_limits grown = limits;
     cr_assert_eq(cpu_matmul_scratch_bytes(&scratch), 0);
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, &limits, &error), LODE_OK);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, 1000, &limits, &error), LODE_OK);
     size_t first = cpu_matmul_scratch_bytes(&scratch);
     void *memory = scratch.memory;
     grown.rows /= 2;
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 1, &grown, &error), LODE_OK);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 1, 1000, &grown, &error), LODE_OK);
     cr_assert_eq(scratch.memory, memory);
     grown.rows = 2 * limits.rows;
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, &grown, &error), LODE_OK);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, 1000, &grown, &error), LODE_OK);
     cr_assert_gt(cpu_matmul_scratch_bytes(&scratch), first);
     cpu_matmul_release(&scratch);
     cr_assert_eq(cpu_matmul_scratch_bytes(&scratch), 0);
@@ -356,15 +363,15 @@ Test(matmul_ops, scratch_that_cannot_be_had_leaves_the_old_one)
 {
     struct cpu_matmul_scratch scratch = {0};
     struct lode_error error;
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, &limits, &error), LODE_OK);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, 1000, &limits, &error), LODE_OK);
     struct cpu_matmul_scratch before = scratch;
     struct lode_limits huge = limits;
     huge.rows = huge.cols = huge.expert_rows = huge.ffn_width = UINT32_MAX;
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, &huge, &error), LODE_ERR_MEMORY);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, 1000, &huge, &error), LODE_ERR_MEMORY);
     cr_assert_eq(error.code, LODE_ERR_MEMORY);
     huge.rows = huge.cols = 1u << 27; // a size, but no machine's
     huge.expert_rows = huge.ffn_width = 1;
-    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, &huge, &error), LODE_ERR_MEMORY);
+    cr_assert_eq(cpu_matmul_reserve(&scratch, 2, 1000, &huge, &error), LODE_ERR_MEMORY);
     cr_assert_eq(memcmp(&scratch, &before, sizeof scratch), 0);
     cpu_matmul_release(&scratch);
 }

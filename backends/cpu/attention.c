@@ -269,31 +269,17 @@ static void cut_keys(struct attention *call)
     call->chunks = (uint32_t)((keys + chunk_keys - 1) / chunk_keys);
 }
 
-static void run_alone(const struct attention *call)
+// From the last item to the first: late tiles see more keys, and the long ones should not start last.
+static void attend_task(const void *arguments, uint32_t task, uint32_t thread)
 {
-    for (uint32_t item = 0; item < call->units * call->chunks; item++)
-        attend_item(call, item, 0);
-    if (call->chunks > 1)
-        for (uint32_t unit = 0; unit < call->units; unit++)
-            merge_unit(call, unit);
+    const struct attention *call = arguments;
+    attend_item(call, call->units * call->chunks - 1 - task, thread);
 }
 
-// From the last item to the first: late tiles see more keys, and the long ones should not start last.
-static void run_on_threads(const struct attention *call)
+static void merge_task(const void *arguments, uint32_t task, uint32_t thread)
 {
-    uint32_t items = call->units * call->chunks;
-    cpu_threads_part(&call->device->places);
-#pragma omp parallel num_threads(call->device->threads)
-    {
-#pragma omp for schedule(dynamic, 1)
-        for (uint32_t item = 0; item < items; item++)
-            attend_item(call, items - 1 - item, (uint32_t)omp_get_thread_num());
-        if (call->chunks > 1) {
-#pragma omp for schedule(static)
-            for (uint32_t unit = 0; unit < call->units; unit++)
-                merge_unit(call, unit);
-        }
-    }
+    (void)thread;
+    merge_unit(arguments, task);
 }
 
 void cpu_attention(struct lode_device *device, struct lode_rows out, struct lode_rows q, uint32_t n_heads,
@@ -323,8 +309,8 @@ void cpu_attention(struct lode_device *device, struct lode_rows out, struct lode
            call.units * call.chunks * call.partial_floats <= call.device->vector_scratch.partial_floats);
 
     uint64_t products = (uint64_t)q.n * n_heads * (call.chunk_keys * call.chunks) * kv->head_size;
-    if (call.device->threads == 1 || call.units * call.chunks == 1 || products < 4 * CPU_PARALLEL_MIN_FLOATS)
-        run_alone(&call);
-    else
-        run_on_threads(&call);
+    const bool worth_it = products >= 4 * CPU_PARALLEL_MIN_FLOATS;
+    cpu_run_tasks(call.device, worth_it, call.units * call.chunks, attend_task, &call);
+    if (call.chunks > 1)
+        cpu_run_tasks(call.device, worth_it, call.units, merge_task, &call);
 }

@@ -3,6 +3,7 @@
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/memory.h"
+#include "backends/cpu/tasks.h"
 #include "backends/cpu/threads.h"
 
 #include <stdio.h>
@@ -16,6 +17,8 @@ static void cpu_close(struct lode_device *device)
     struct cpu_device *cpu = cpu_device_of(device);
     cpu_matmul_release(&cpu->matmul_scratch);
     cpu_vector_release(&cpu->vector_scratch);
+    cpu_workers_close(cpu);
+    cpu_team_close(cpu->team);
     free(cpu);
 }
 
@@ -65,7 +68,8 @@ static int cpu_reserve(struct lode_device *device, const struct lode_limits *lim
     raise_to(&raised.head_size, limits->head_size);
     raise_to(&raised.expert_rows, limits->expert_rows);
 
-    int code = cpu_matmul_reserve(&cpu->matmul_scratch, cpu->threads, &raised, error);
+    int code =
+        cpu_matmul_reserve(&cpu->matmul_scratch, cpu->threads, cpu->matmul->workspace_bytes, &raised, error);
     if (code == LODE_OK)
         code = cpu_vector_reserve(&cpu->vector_scratch, cpu->threads, &raised, error);
     if (code == LODE_OK)
@@ -79,6 +83,13 @@ static size_t cpu_scratch_bytes(const struct lode_device *device)
     return cpu_matmul_scratch_bytes(&cpu->matmul_scratch) + cpu_vector_scratch_bytes(&cpu->vector_scratch);
 }
 
+static void cpu_pass(struct lode_device *device, void (*body)(void *user), void *user)
+{
+    struct cpu_device *cpu = cpu_device_of(device);
+    cpu_threads_part(&cpu->places);
+    cpu_team_pass(cpu->team, body, user);
+}
+
 static const struct lode_device_ops cpu_ops = {
     .close = cpu_close,
     .alloc = cpu_alloc,
@@ -88,6 +99,7 @@ static const struct lode_device_ops cpu_ops = {
     .sync = cpu_sync,
     .reserve = cpu_reserve,
     .scratch_bytes = cpu_scratch_bytes,
+    .pass = cpu_pass,
     .embed = cpu_embed,
     .matmul = cpu_matmul,
     .matmul_geglu = cpu_matmul_geglu,
@@ -130,6 +142,13 @@ int cpu_open(struct lode_device **out, const struct cpu_options *options, struct
         free(cpu);
         return lode_fail(error, LODE_ERR_UNSUPPORTED,
                          "this build has no kernels for the instruction set \"%s\"", cpu_isa_name(isa));
+    }
+    code = cpu_team_open(&cpu->team, threads, error);
+    if (code == LODE_OK)
+        code = cpu_workers_open(cpu, error);
+    if (code != LODE_OK) {
+        cpu_close(&cpu->base);
+        return code;
     }
     cpu_threads_bind(&cpu->places, threads);
     *out = &cpu->base;

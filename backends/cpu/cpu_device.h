@@ -5,6 +5,7 @@
 #include "backends/backend.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/matmul.h"
+#include "backends/cpu/team.h"
 #include "backends/cpu/threads.h"
 #include "backends/cpu/vector.h"
 
@@ -12,6 +13,9 @@ struct cpu_device {
     struct lode_device base;
     uint32_t threads;
     struct cpu_places places;
+    struct cpu_team *team;
+    struct cpu_worker *workers; // one a thread
+    uint64_t phases_run;        // gives phases their numbers
     enum cpu_isa isa;
     const struct cpu_matmul_kernels *matmul; // of the chosen ISA
     const struct cpu_vector_kernels *vector;

@@ -56,9 +56,10 @@ struct cpu_matmul_scratch {
     uint32_t threads;
 };
 
-// Grows the scratch for calls up to the limits; on failure the old one stays as it was.
-int cpu_matmul_reserve(struct cpu_matmul_scratch *scratch, uint32_t threads, const struct lode_limits *limits,
-                       struct lode_error *error);
+// Grows the scratch for calls up to the limits, with kernels that need workspace_bytes a thread; on failure
+// the old one stays as it was.
+int cpu_matmul_reserve(struct cpu_matmul_scratch *scratch, uint32_t threads, size_t workspace_bytes,
+                       const struct lode_limits *limits, struct lode_error *error);
 void cpu_matmul_release(struct cpu_matmul_scratch *scratch);
 size_t cpu_matmul_scratch_bytes(const struct cpu_matmul_scratch *scratch);
 

@@ -1,11 +1,13 @@
-// Phases of tasks on OpenMP threads, the quantising phase, and the scratch memory that all this works in.
+// Phases of tasks on the team of threads, the quantising phase, and the scratch memory that all this works
+// in.
 #include "backends/cpu/tasks.h"
 
 #include "backends/cpu/memory.h"
 #include "base/checked.h"
 
 #include <assert.h>
-#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define TILE_BYTES (CPU_PRODUCT_TOKENS * CPU_PRODUCT_ROWS * sizeof(float))
 #define PART_ALIGN 64
@@ -19,18 +21,8 @@ bool cpu_is_quantised(enum lode_type type)
     return type != LODE_F32 && type != LODE_F16 && type != LODE_BF16;
 }
 
-static size_t largest_workspace(void)
-{
-    size_t largest = 0;
-    for (int isa = 0; isa < CPU_ISA_END; isa++) {
-        const struct cpu_matmul_kernels *kernels = cpu_matmul_kernels_for(isa);
-        if (kernels && kernels->workspace_bytes > largest)
-            largest = kernels->workspace_bytes;
-    }
-    return largest;
-}
-
-static bool scratch_size(struct cpu_matmul_scratch *out, uint32_t threads, const struct lode_limits *limits)
+static bool scratch_size(struct cpu_matmul_scratch *out, uint32_t threads, size_t workspace_bytes,
+                         const struct lode_limits *limits)
 {
     uint64_t activations, intermediate, part, all_parts, total;
     bool fits = checked_mul(&activations, limits->rows, cpu_ceil_div(limits->cols, CPU_BLOCK)) &&
@@ -39,7 +31,7 @@ static bool scratch_size(struct cpu_matmul_scratch *out, uint32_t threads, const
                 checked_mul(&intermediate, limits->expert_rows, limits->ffn_width) &&
                 checked_mul(&intermediate, intermediate, sizeof(float)) &&
                 checked_align(&intermediate, intermediate, PART_ALIGN) &&
-                checked_align(&part, largest_workspace() + 2 * TILE_BYTES, PART_ALIGN) &&
+                checked_align(&part, workspace_bytes + 2 * TILE_BYTES, PART_ALIGN) &&
                 checked_mul(&all_parts, part, threads) && checked_add(&total, activations, intermediate) &&
                 checked_add(&total, total, all_parts) && total <= SIZE_MAX;
     if (!fits)
@@ -52,11 +44,11 @@ static bool scratch_size(struct cpu_matmul_scratch *out, uint32_t threads, const
     return true;
 }
 
-int cpu_matmul_reserve(struct cpu_matmul_scratch *scratch, uint32_t threads, const struct lode_limits *limits,
-                       struct lode_error *error)
+int cpu_matmul_reserve(struct cpu_matmul_scratch *scratch, uint32_t threads, size_t workspace_bytes,
+                       const struct lode_limits *limits, struct lode_error *error)
 {
     struct cpu_matmul_scratch next;
-    if (!scratch_size(&next, threads, limits))
+    if (!scratch_size(&next, threads, workspace_bytes, limits))
         return lode_fail(error, LODE_ERR_MEMORY,
                          "scratch for %u rows of %u columns and %u expert rows of %u has no size in bytes",
                          limits->rows, limits->cols, limits->expert_rows, limits->ffn_width);
@@ -82,51 +74,65 @@ size_t cpu_matmul_scratch_bytes(const struct cpu_matmul_scratch *scratch)
     return scratch->bytes;
 }
 
-static struct cpu_worker make_worker(struct cpu_device *device, uint32_t thread)
+int cpu_workers_open(struct cpu_device *device, struct lode_error *error)
+{
+    const size_t bytes = device->threads * sizeof *device->workers;
+    device->workers = aligned_alloc(_Alignof(struct cpu_worker), bytes);
+    if (!device->workers)
+        return lode_fail(error, LODE_ERR_MEMORY, "cannot allocate the state of %u threads", device->threads);
+    memset(device->workers, 0, bytes);
+    return LODE_OK;
+}
+
+void cpu_workers_close(struct cpu_device *device)
+{
+    free(device->workers);
+    device->workers = NULL;
+}
+
+static struct cpu_worker make_worker(const struct cpu_device *device, uint32_t thread, uint64_t phase)
 {
     const struct cpu_matmul_scratch *scratch = &device->matmul_scratch;
     assert(thread < scratch->threads);
     char *part = (char *)scratch->memory + scratch->activation_bytes + scratch->intermediate_bytes +
                  thread * scratch->thread_bytes;
     return (struct cpu_worker){
-        .device = device, .tiles = (float *)(void *)part, .workspace = part + 2 * TILE_BYTES};
+        .device = device, .tiles = (float *)(void *)part, .workspace = part + 2 * TILE_BYTES, .phase = phase};
 }
 
-static void start_phase(struct cpu_worker *worker)
+struct phase_job {
+    const struct cpu_device *device;
+    const struct cpu_phase *phase;
+    uint64_t number;
+};
+
+static void run_task(const void *arguments, uint32_t task, uint32_t thread)
 {
-    worker->item = worker->item_first_task = 0;
-    worker->item_offset = 0;
+    const struct phase_job *job = arguments;
+    struct cpu_worker *worker = &job->device->workers[thread];
+    if (worker->phase != job->number)
+        *worker = make_worker(job->device, thread, job->number);
+    job->phase->run(worker, job->phase->call, task);
 }
 
-static void run_alone(struct cpu_device *device, const struct cpu_phase *phases, uint32_t n_phases)
+struct phases_call {
+    struct cpu_device *device;
+    const struct cpu_phase *phases;
+    uint32_t n_phases;
+};
+
+static void run_phases(void *user)
 {
-    struct cpu_worker worker = make_worker(device, 0);
-    for (uint32_t p = 0; p < n_phases; p++) {
-        start_phase(&worker);
-        for (uint32_t task = 0; task < phases[p].n_tasks; task++)
-            phases[p].run(&worker, phases[p].call, task);
+    const struct phases_call *call = user;
+    for (uint32_t p = 0; p < call->n_phases; p++) {
+        const struct phase_job job = {call->device, &call->phases[p], ++call->device->phases_run};
+        cpu_team_run(call->device->team, call->phases[p].n_tasks, run_task, &job);
     }
 }
 
 void cpu_run_phases(struct cpu_device *device, const struct cpu_phase *phases, uint32_t n_phases)
 {
-    if (device->threads == 1) {
-        run_alone(device, phases, n_phases);
-        return;
-    }
-    cpu_threads_part(&device->places);
-#pragma omp parallel num_threads(device->threads)
-    {
-        struct cpu_worker worker = make_worker(device, (uint32_t)omp_get_thread_num());
-        for (uint32_t p = 0; p < n_phases; p++) {
-            if (phases[p].n_tasks == 0)
-                continue;
-            start_phase(&worker);
-#pragma omp for schedule(monotonic : dynamic, 1)
-            for (uint32_t task = 0; task < phases[p].n_tasks; task++)
-                phases[p].run(&worker, phases[p].call, task);
-        }
-    }
+    cpu_team_pass(device->team, run_phases, &(struct phases_call){device, phases, n_phases});
 }
 
 static void quantize_task(struct cpu_worker *worker, const void *opaque, uint32_t task)

@@ -10,13 +10,14 @@
 
 // What a thread has while it runs tasks.
 struct cpu_worker {
-    const struct cpu_device *device;
-    void *workspace; // of the kernels
-    float *tiles;    // two of CPU_PRODUCT_TOKENS x CPU_PRODUCT_ROWS
+    _Alignas(64) const struct cpu_device *device; // a cache line of its own
+    void *workspace;                              // of the kernels
+    float *tiles;                                 // two of CPU_PRODUCT_TOKENS x CPU_PRODUCT_ROWS
     // Where this thread's last task was in a list of unequal items: tasks come in rising order, so that
     // finding the next takes no search. Zero at the start of a phase.
     uint32_t item, item_first_task;
     size_t item_offset;
+    uint64_t phase; // that all this belongs to
 };
 
 struct cpu_phase {
@@ -24,6 +25,9 @@ struct cpu_phase {
     const void *call;
     uint32_t n_tasks;
 };
+
+int cpu_workers_open(struct cpu_device *device, struct lode_error *error);
+void cpu_workers_close(struct cpu_device *device);
 
 void cpu_run_phases(struct cpu_device *device, const struct cpu_phase *phases, uint32_t n_phases);
 
