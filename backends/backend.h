@@ -19,6 +19,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// How the bytes of a matrix lie in memory: as in the file, row behind row, or as a device has arranged them
+// for itself (the same bytes in the same place in another order).
+enum lode_layout { LODE_LAYOUT_FILE, LODE_LAYOUT_ROWS8 };
+
 // Weights: `rows` rows of `cols` elements of a type, `row_bytes` apart; y = W x has `rows` values. The device
 // may read LODE_DEVICE_SLACK bytes beyond the last row; whoever makes the memory provides them.
 struct lode_matrix {
@@ -26,6 +30,7 @@ struct lode_matrix {
     enum lode_type type;
     uint32_t rows, cols;
     size_t row_bytes;
+    enum lode_layout layout;
 };
 
 #define LODE_DEVICE_SLACK 64

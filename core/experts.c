@@ -170,7 +170,7 @@ static struct lode_matrix expert_matrix(const void *data, enum lode_type type, u
 {
     const struct lode_type_traits *traits = lode_type_find(type);
     size_t row_bytes = (size_t)cols / traits->block_elems * traits->block_bytes;
-    return (struct lode_matrix){data, type, rows, cols, row_bytes};
+    return (struct lode_matrix){data, type, rows, cols, row_bytes, LODE_LAYOUT_FILE};
 }
 
 static void describe_job(const struct forward *f, const struct gemma_layer *layer, uint32_t unit,

@@ -208,7 +208,11 @@ static int embed(struct forward *f, struct lode_rows out, const struct gemma_wei
         f->device->ops->embed(f->device, out, &table, ids, scale);
         return 0;
     }
-    const struct lode_matrix rows = {f->fetched, weight->type, out.n, weight->cols, row_bytes(weight)};
+    const struct lode_matrix rows = {.data = f->fetched,
+                                     .type = weight->type,
+                                     .rows = out.n,
+                                     .cols = weight->cols,
+                                     .row_bytes = row_bytes(weight)};
     int rc = residency_fetch_rows(residency, weight->unit, weight->part, rows.row_bytes, ids, out.n,
                                   f->fetched, error);
     if (!rc)

@@ -87,7 +87,7 @@ static inline struct lode_matrix forward_matrix(const struct forward *f, const s
     const struct lode_type_traits *traits = lode_type_find(weight->type);
     const void *data = residency_part(f->weights->residency, weight->unit, weight->part);
     size_t row_bytes = (size_t)weight->cols / traits->block_elems * traits->block_bytes;
-    return (struct lode_matrix){data, weight->type, weight->rows, weight->cols, row_bytes};
+    return (struct lode_matrix){data, weight->type, weight->rows, weight->cols, row_bytes, LODE_LAYOUT_FILE};
 }
 
 static inline const float *forward_vector(const struct forward *f, const struct gemma_weight *weight)

@@ -202,7 +202,8 @@ typedef void (*lode_note_fn)(void *user, const char *text);
 
 struct lode_engine_options {
     uint32_t threads; // 0: one for each physical core that the process may use
-    const char *isa;  // NULL: the best this CPU has; else "portable", "avx2", "avx512": acts or fails
+    // NULL: the best this CPU has; else "portable", "avx2", "avx2-vnni", "avx512", "amx": acts or fails
+    const char *isa;
     // A ceiling for all memory of the process: weights, KV cache, scratch, tokenizer, buffers. What of the
     // weights does not fit is read from the files while it is needed. 0: what the machine and its control
     // groups have available.

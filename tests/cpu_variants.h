@@ -21,9 +21,11 @@ struct variant {
 static inline int list_variants(struct variant *out)
 {
     int n = 0;
-    for (int isa = 0; isa < CPU_ISA_END; isa++)
-        if (cpu_isa_available(isa))
+    for (int isa = 0; isa < CPU_ISA_END; isa++) {
+        bool has_own = n == 0 || cpu_vector_kernels_for(isa) != out[n - 1].kernels;
+        if (cpu_isa_available(isa) && has_own)
             out[n++] = (struct variant){cpu_isa_name(isa), cpu_vector_kernels_for(isa)};
+    }
     if (&cpu_vector_avx512_simde && cpu_isa_available(CPU_ISA_AVX2)) // SIMDe's code is compiled with AVX2
         out[n++] = (struct variant){"avx512 by SIMDe", &cpu_vector_avx512_simde};
     return n;

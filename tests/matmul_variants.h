@@ -1,5 +1,5 @@
-// The CPU's matmul kernels as tests go through them: every instruction set that this processor has, and
-// AVX-512 through SIMDe where the program was linked with it.
+// The CPU's matmul kernels as tests go through them: every instruction set that this processor has, and those
+// that it may lack through emulation, where the program was linked with it.
 #ifndef LODE_TEST_MATMUL_VARIANTS_H
 #define LODE_TEST_MATMUL_VARIANTS_H
 
@@ -7,7 +7,8 @@
 
 #include <criterion/criterion.h>
 
-extern const struct cpu_matmul_kernels cpu_matmul_avx512_simde __attribute__((weak));
+extern const struct cpu_matmul_kernels cpu_matmul_avx2_vnni_simde __attribute__((weak)),
+    cpu_matmul_avx512_simde __attribute__((weak)), cpu_matmul_amx_simde __attribute__((weak));
 
 struct matmul_variant {
     const char *name;
@@ -15,19 +16,27 @@ struct matmul_variant {
     const struct cpu_matmul_kernels *kernels;
 };
 
+#define MAX_MATMUL_VARIANTS (CPU_ISA_END + 3)
+
 static inline unsigned list_matmul_variants(struct matmul_variant *out)
 {
+    const struct matmul_variant emulated[] = {
+        {"avx2-vnni emulated", CPU_ISA_AVX2, &cpu_matmul_avx2_vnni_simde},
+        {"avx512 emulated", CPU_ISA_AVX2, &cpu_matmul_avx512_simde},
+        {"amx emulated", CPU_ISA_AVX2, &cpu_matmul_amx_simde},
+    };
     unsigned n = 0;
     for (int isa = 0; isa < CPU_ISA_END; isa++)
         if (cpu_isa_available(isa))
             out[n++] = (struct matmul_variant){cpu_isa_name(isa), isa, cpu_matmul_kernels_for(isa)};
-    if (&cpu_matmul_avx512_simde && cpu_isa_available(CPU_ISA_AVX2)) // SIMDe's code is compiled with AVX2
-        out[n++] = (struct matmul_variant){"avx512 by SIMDe", CPU_ISA_AVX2, &cpu_matmul_avx512_simde};
+    for (unsigned e = 0; e < sizeof emulated / sizeof *emulated; e++)
+        if (emulated[e].kernels && cpu_isa_available(CPU_ISA_AVX2)) // the emulation is compiled with AVX2
+            out[n++] = emulated[e];
     return n;
 }
 
 #define FOR_MATMUL_VARIANTS(variant)                                                                         \
-    struct matmul_variant variants_[CPU_ISA_END + 1];                                                        \
+    struct matmul_variant variants_[MAX_MATMUL_VARIANTS];                                                    \
     unsigned n_variants_ = list_matmul_variants(variants_);                                                  \
     for (const struct matmul_variant *variant = variants_; variant < variants_ + n_variants_; variant++)
 

@@ -183,32 +183,39 @@ Test(matmul, float_weights_may_have_any_number_of_columns)
             check_shape(variant, types[t], 1 + cols % 13, cols, 1 + cols % 5);
 }
 
+#define N_IDS 37
+
 // A block of the matrix's rows, activations picked by id and results scattered by id, as experts do.
 Test(matmul, picks_rows_by_their_ids)
 {
-    const int32_t x_ids[5] = {3, 0, 4, 4, 1}, out_ids[5] = {2, 4, 0, 1, 3};
+    const uint32_t counts[] = {1, 2, 3, 5, 7, 16, 23, N_IDS};
     FOR_MATMUL_VARIANTS(variant)
     for (unsigned t = 0; t < test_n_types; t++)
-        for (uint32_t n = 1; n <= 5; n++) {
+        for (unsigned c = 0; c < sizeof counts / sizeof *counts; c++) {
+            const uint32_t n = counts[c];
             struct test_random random = {n};
-            struct fixture f = make_fixture(&random, variant->kernels, test_types[t], 40, 256, 5);
+            struct fixture f = make_fixture(&random, variant->kernels, test_types[t], 40, 256, N_IDS);
+            int32_t x_ids[N_IDS], out_ids[N_IDS], job_of[N_IDS];
+            for (uint32_t i = 0; i < N_IDS; i++) {
+                x_ids[i] = (int32_t)(test_random_u32(&random) % N_IDS);
+                out_ids[i] = (int32_t)((i * 5 + n) % N_IDS);
+                job_of[out_ids[i]] = i < n ? (int32_t)i : -1;
+            }
             struct cpu_product product = product_of(&f);
-            product.first_row = 32 - n;
+            product.first_row = 35 - c;
             product.n_rows = 5;
             product.n = n;
             product.x_ids = x_ids;
             product.out_ids = out_ids;
             variant->kernels->multiply[test_types[t]](&product);
-            for (uint32_t i = 0; i < 5; i++)
+            for (uint32_t i = 0; i < N_IDS; i++)
                 for (uint32_t r = 0; r < f.out_stride; r++) {
-                    uint32_t job = 0;
-                    while (job < n && out_ids[job] != (int32_t)i)
-                        job++;
                     float got = f.out[i * f.out_stride + r];
-                    if (job == n || r >= 5)
+                    if (job_of[i] < 0 || r >= 5)
                         cr_assert_eq(got, GAP_VALUE);
                     else
-                        check_value(&f, got, product.first_row + r, (uint32_t)x_ids[job], variant->name);
+                        check_value(&f, got, product.first_row + r, (uint32_t)x_ids[job_of[i]],
+                                    variant->name);
                 }
             free_fixture(&f);
         }
@@ -238,16 +245,20 @@ Test(matmul, a_row_gets_the_same_bits_alone_and_in_a_batch)
 
 Test(matmul, vector_instruction_sets_agree_bit_for_bit_on_quantised_weights)
 {
-    struct matmul_variant variants[CPU_ISA_END + 1];
-    unsigned n = list_matmul_variants(variants);
+    struct matmul_variant variants[MAX_MATMUL_VARIANTS];
+    unsigned n = list_matmul_variants(variants), largest = 0;
     if (n < 3)
         cr_skip_test("there are not two vector instruction sets to compare");
+    for (unsigned v = 1; v < n; v++)
+        if (variants[v].kernels->workspace_bytes > variants[largest].kernels->workspace_bytes)
+            largest = v;
     for (unsigned t = 0; t < test_n_types; t++) {
         if (!is_quantised(test_types[t]))
             continue;
-        for (uint32_t tokens = 1; tokens <= 5; tokens += 4) {
+        for (uint32_t tokens = 1; tokens <= 33; tokens += 4) {
             struct test_random random = {t};
-            struct fixture f = make_fixture(&random, variants[1].kernels, test_types[t], 21, 768, tokens);
+            struct fixture f =
+                make_fixture(&random, variants[largest].kernels, test_types[t], 21, 768, tokens);
             struct cpu_product product = product_of(&f);
             variants[1].kernels->multiply[test_types[t]](&product);
             float *first = malloc(tokens * f.out_stride * sizeof(float));
@@ -287,16 +298,16 @@ static void check_extremes(const struct matmul_variant *variant, enum lode_type 
                            int sign_pattern, uint32_t tokens)
 {
     struct test_random random = {fill};
-    struct fixture f = make_fixture(&random, variant->kernels, type, 16, 512, tokens);
+    struct fixture f = make_fixture(&random, variant->kernels, type, 16, 256, tokens);
     const struct lode_type_traits *traits = lode_type_find(type);
     for (uint32_t r = 0; r < 16; r++)
-        for (uint32_t b = 0; b < 512 / traits->block_elems; b++) {
+        for (uint32_t b = 0; b < 256 / traits->block_elems; b++) {
             uint8_t *block = test_matrix_row(&f.weights.matrix, r) + (size_t)b * traits->block_bytes;
             memset(block, fill, traits->block_bytes);
             test_set_scales(type, block, 0x3c00, 127);
         }
     for (uint32_t i = 0; i < tokens; i++) {
-        for (uint32_t c = 0; c < 512; c++)
+        for (uint32_t c = 0; c < 256; c++)
             f.x[i * f.x_stride + c] = (sign_pattern >> c % 8 & 1) ? -1.0f : 1.0f;
         variant->kernels->quantize(f.blocks + i * (f.n_blocks + 1), f.x + i * f.x_stride, f.n_blocks);
     }
@@ -314,7 +325,7 @@ Test(matmul, the_largest_codes_and_activations_do_not_saturate)
     for (unsigned t = 0; t < test_n_types; t++)
         for (unsigned i = 0; is_quantised(test_types[t]) && i < sizeof fills; i++)
             for (unsigned p = 0; p < 4; p++)
-                for (uint32_t tokens = 1; tokens <= 5; tokens += 4)
+                for (uint32_t tokens = 1; tokens <= 7; tokens += 6)
                     check_extremes(variant, test_types[t], fills[i], patterns[p], tokens);
 }
 
@@ -322,7 +333,7 @@ Test(matmul, the_largest_codes_and_activations_do_not_saturate)
 static void check_scales(const struct matmul_variant *variant, enum lode_type type, uint16_t half,
                          uint8_t exponent, float x_size)
 {
-    for (uint32_t tokens = 1; tokens <= 4; tokens += 3) {
+    for (uint32_t tokens = 1; tokens <= 7; tokens += 6) {
         struct test_random random = {half};
         struct fixture f = make_fixture(&random, variant->kernels, type, 9, 256, tokens);
         const struct lode_type_traits *traits = lode_type_find(type);
@@ -360,7 +371,7 @@ Test(matmul, zeros_on_either_side_give_exact_zeros)
 {
     FOR_MATMUL_VARIANTS(variant)
     for (unsigned t = 0; t < test_n_types; t++)
-        for (uint32_t tokens = 1; tokens <= 5; tokens += 4)
+        for (uint32_t tokens = 1; tokens <= 7; tokens += 6)
             for (int zero_x = 0; zero_x < 2; zero_x++) {
                 struct test_random random = {t};
                 enum lode_type type = test_types[t];
@@ -390,8 +401,26 @@ Test(matmul, zeros_on_either_side_give_exact_zeros)
             }
 }
 
+// What ran only in emulation is said.
+static void needs_natively(enum cpu_isa isa)
+{
+    char missing[256];
+    if (!cpu_isa_available(isa))
+        cr_skip_test("%s kernels were tested in emulation only: %s", cpu_isa_name(isa),
+                     cpu_isa_missing(isa, missing, sizeof missing));
+}
+
+Test(matmul, tests_the_avx2_vnni_kernels_on_the_processor_itself)
+{
+    needs_natively(CPU_ISA_AVX2_VNNI);
+}
+
 Test(matmul, tests_the_avx512_kernels_on_the_processor_itself)
 {
-    if (!cpu_isa_available(CPU_ISA_AVX512))
-        cr_skip_test("this processor has no AVX-512 with VNNI; its kernels were tested through SIMDe only");
+    needs_natively(CPU_ISA_AVX512);
+}
+
+Test(matmul, tests_the_amx_kernels_on_the_processor_itself)
+{
+    needs_natively(CPU_ISA_AMX);
 }

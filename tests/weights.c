@@ -241,7 +241,7 @@ struct test_matrix test_matrix_make(struct test_random *random, enum lode_type t
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t c = 0; c < cols / traits->block_elems; c++)
             test_random_block(random, type, data + r * stride + (size_t)c * traits->block_bytes);
-    return (struct test_matrix){{data, type, rows, cols, stride}, mapping, bytes + page};
+    return (struct test_matrix){{data, type, rows, cols, stride, LODE_LAYOUT_FILE}, mapping, bytes + page};
 }
 
 void test_matrix_free(struct test_matrix *matrix)

@@ -16,7 +16,7 @@
 #define LODE_MODEL_DIR "/usr/local/share/lode/models"
 #endif
 
-const char *const model_isa_choices[] = {"auto", "portable", "avx2", "avx512", NULL};
+const char *const model_isa_choices[] = {"auto", "portable", "avx2", "avx2-vnni", "avx512", "amx", NULL};
 const char *const model_kv_choices[] = {"f16", "q8_0", "f32", NULL}; // in the order of enum lode_kv_type
 const char *const model_io_choices[] = {"auto", "uring", "threads", NULL};
 

@@ -54,7 +54,7 @@ extern const char *const model_io_choices[];
 #define MODEL_USAGE                                                                                          \
     "  --ram SIZE|auto       ceiling for all memory, as 8G; weights beyond it are read when needed\n"        \
     "  --policy NAME|help  --io auto|uring|threads  --mirror FILE  --no-prefetch  --cold\n"                  \
-    "  -t, --threads N  --isa auto|portable|avx2|avx512  -b, --batch N  --kv f16|q8_0|f32\n"
+    "  -t, --threads N  --isa auto|portable|avx2|avx2-vnni|avx512|amx  -b, --batch N  --kv f16|q8_0|f32\n"
 
 // Settles which model file is meant: the option or operand if given, $LODE_MODEL, else the demo model, of
 // which a note tells. Returns the exit code; the path is valid as long as the program.

@@ -1,5 +1,5 @@
-// The x86 intrinsics, or SIMDe's emulation of them: with LODE_SIMDE the AVX-512 kernels run, slowly, on
-// processors without AVX-512, which is how they are tested there.
+// The x86 intrinsics, or SIMDe's emulation of them: with LODE_SIMDE the kernels for AVX-512 and AVX-VNNI run,
+// slowly, on processors without these, which is how they are tested there.
 #ifndef LODE_CPU_INTRINSICS_H
 #define LODE_CPU_INTRINSICS_H
 
@@ -71,6 +71,8 @@ static inline __m256i emulated_cvtps_ph(__m512 a)
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
 #undef _mm512_cvtps_ph
 #define _mm512_cvtps_ph(a, rounding) emulated_cvtps_ph(a) // to nearest is all that is used
+#undef _mm256_dpbusd_avx_epi32
+#define _mm256_dpbusd_avx_epi32 simde_mm256_dpbusd_epi32
 #else
 #include <immintrin.h>
 #endif
@@ -82,10 +84,13 @@ static inline __m256i emulated_cvtps_ph(__m512 a)
 
 #if defined(LODE_SIMDE)
 #define UNROLL // emulated, unrolled loops take minutes to compile
+#define UNROLL_16
 #elif defined(__clang__)
 #define UNROLL _Pragma("unroll")
+#define UNROLL_16 UNROLL
 #else
 #define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
 static ALWAYS_INLINE uint16_t load_u16(const void *bytes)

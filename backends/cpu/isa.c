@@ -12,6 +12,8 @@
 #define AVX512_NEEDS                                                                                         \
     (AVX2_NEEDS | HAS(AVX512F) | HAS(AVX512BW) | HAS(AVX512VL) | HAS(AVX512DQ) | HAS(AVX512_VNNI) |          \
      HAS(AVX512_STATE))
+#define AMX_NEEDS                                                                                            \
+    (AVX512_NEEDS | HAS(AMX_TILE) | HAS(AMX_INT8) | HAS(AMX_BF16) | HAS(AMX_STATE) | HAS(AMX_PERMISSION))
 
 #if defined(__x86_64__)
 #define X86_KERNELS(matmul_isa, vector_isa) &cpu_matmul_##matmul_isa, &cpu_vector_##vector_isa
@@ -28,8 +30,12 @@ static const struct isa {
     [CPU_ISA_PORTABLE] = {"portable", "plain C, for any processor", 0, &cpu_matmul_portable,
                           &cpu_vector_portable},
     [CPU_ISA_AVX2] = {"avx2", "256-bit vectors: AVX2, FMA and F16C", AVX2_NEEDS, X86_KERNELS(avx2, avx2)},
+    [CPU_ISA_AVX2_VNNI] = {"avx2-vnni", "AVX2 with byte dot products: AVX-VNNI", AVX2_NEEDS | HAS(AVX_VNNI),
+                           X86_KERNELS(avx2_vnni, avx2)},
     [CPU_ISA_AVX512] = {"avx512", "512-bit vectors with byte dot products: AVX-512 and VNNI", AVX512_NEEDS,
                         X86_KERNELS(avx512, avx512)},
+    [CPU_ISA_AMX] = {"amx", "AVX-512, and tiles for many rows at once: AMX-INT8 and AMX-BF16", AMX_NEEDS,
+                     X86_KERNELS(amx, avx512)},
 };
 
 const char *cpu_isa_name(enum cpu_isa isa)

@@ -13,8 +13,10 @@
 
 enum cpu_isa {
     CPU_ISA_PORTABLE,
-    CPU_ISA_AVX2,   // AVX2, FMA, F16C
-    CPU_ISA_AVX512, // AVX-512 F, BW, VL, DQ and VNNI
+    CPU_ISA_AVX2,      // AVX2, FMA, F16C
+    CPU_ISA_AVX2_VNNI, // and AVX-VNNI
+    CPU_ISA_AVX512,    // AVX-512 F, BW, VL, DQ and VNNI
+    CPU_ISA_AMX,       // and AMX-INT8 and AMX-BF16
     CPU_ISA_END,
 };
 
@@ -22,7 +24,8 @@ const char *cpu_isa_name(enum cpu_isa isa);
 const char *cpu_isa_summary(enum cpu_isa isa); // one line for a person
 bool cpu_isa_built_in(enum cpu_isa isa);
 
-// Built in, and the processor and the operating system have it.
+// Built in, and the processor and the operating system have it. Where AMX lacks nothing but the permission,
+// Linux is asked for it (isa_features.h).
 bool cpu_isa_available(enum cpu_isa isa);
 
 // What is missing, in words; "" if it is available. Returns out.

@@ -6,9 +6,18 @@
 // turn.
 //
 // Order of the sums: with quantised weights an output is the chain, over the blocks of 32 in ascending order,
-// of float(exact integer dot product) * (weight scale * activation scale); with float weights lane i of a
-// vector sums the elements i modulo its width. It depends on neither the number of threads nor that of
-// activation rows, so a token gets the same bits alone and in a batch.
+// of float(exact integer dot product) * (weight scale * activation scale), and with a minimum its product
+// after each; with float weights lane i of a vector sums the elements i modulo its width. AMX multiplies BF16
+// weights with activations split into three BF16 numbers each, without a remainder, and sums by 32 columns.
+// An output depends on neither the number of threads nor that of activation rows, so a token gets the same
+// bits alone and in a batch, and with quantised weights on all x86 instruction sets.
+//
+// Error, with u = 2^-24, M = sum of |w| |x| (for weights with a minimum, of both parts' magnitudes):
+//   quantised weights, against the product with the rounded activations: (blocks of 32 * (1, or 2 for types
+//   with a minimum) + 8) u M; the rounding of the activations adds at most the sum of |w| * largest |x| of
+//   the block / 254 * (1 + 2^-14);
+//   float weights: (columns / 8 + 24) u M, that of F32 arithmetic; AMX, which takes numbers below 2^-126 for
+//   zero, adds up to 2^-125 (|w| + |x| + 1) a column with BF16 weights.
 #ifndef LODE_CPU_MATMUL_H
 #define LODE_CPU_MATMUL_H
 
@@ -41,9 +50,11 @@ struct cpu_matmul_kernels {
     void (*quantize)(struct cpu_block *out, const float *x, uint32_t n_blocks);
     void (*multiply[LODE_TYPE_END])(const struct cpu_product *product);
     size_t workspace_bytes; // of a thread
+    bool takes_rows8;       // interleaved weights (rows8.h) of the types that have that form
 };
 
-extern const struct cpu_matmul_kernels cpu_matmul_portable, cpu_matmul_avx2, cpu_matmul_avx512;
+extern const struct cpu_matmul_kernels cpu_matmul_portable, cpu_matmul_avx2, cpu_matmul_avx2_vnni,
+    cpu_matmul_avx512, cpu_matmul_amx;
 
 // NULL if it is not built in. In isa.c, whose table it looks up.
 const struct cpu_matmul_kernels *cpu_matmul_kernels_for(enum cpu_isa isa);

@@ -1,15 +1,11 @@
 // Matrix products with AVX2, FMA and F16C.
 //
 // Bytes are multiplied with maddubs, which adds two products in 16 bits with saturation. Activations stay
-// within
-// +-127, so that no two products saturate; narrow codes are summed further in 16 bits (see code_bits). The
-// 8-bit types give maddubs the weights' magnitudes and the activations with the weights' signs.
+// within +-127, so that no two products saturate; narrow codes are summed further in 16 bits (see code_bits).
+// The 8-bit types give maddubs the weights' magnitudes and the activations with the weights' signs.
 #if defined(__x86_64__)
 
-#define TILE_TOKENS 4
-
-#include "backends/cpu/x86_panel.h"
-#include "backends/cpu/x86_quantize.h"
+#include "backends/cpu/x86_avx2.h"
 
 static ALWAYS_INLINE __m256i dot_pairs(enum lode_type type, __m256i codes, __m256i q)
 {
@@ -36,11 +32,6 @@ static ALWAYS_INLINE unsigned pairs_in_16_bits(enum lode_type type)
     default:
         return 1;
     }
-}
-
-static ALWAYS_INLINE __m256i broadcast_four(const struct cpu_block *x, unsigned four)
-{
-    return _mm256_set1_epi32(load_i32(x->q + 4 * four));
 }
 
 // Keeps a running sum in its register. Left alone, GCC 12 reorders the additions and spills the products: 133
@@ -85,100 +76,43 @@ static ALWAYS_INLINE void add_fours(enum lode_type type, unsigned tokens, __m256
     }
 }
 
-static ALWAYS_INLINE __m256 finish_part(enum lode_type type, __m256 sum, __m256i dot, __m256i offset_pair,
-                                        const struct panel_part *part, unsigned lane,
-                                        const struct cpu_block *x)
+static ALWAYS_INLINE void dot_part(enum lode_type type, unsigned tokens, __m256i dots[2][TILE_TOKENS],
+                                   const struct panel_part *part, const struct cpu_block *const *x)
 {
-    __m256i x_sums = _mm256_set1_epi32(load_i32(x->sums));
-    __m256 x_scale = _mm256_set1_ps(x->scale);
-    __m256i factors = has_lane_scales(type) ? load_32(&part->sum_factors[lane]) : offset_pair;
-    if (code_offset(type))
-        dot = _mm256_add_epi32(dot, _mm256_madd_epi16(factors, x_sums));
-    __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(&part->scale[lane]), x_scale);
-    sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sum);
-    __m256 minimum = _mm256_loadu_ps(&part->minimum[lane]);
-    if (has_minimum(type))
-        sum = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x->scaled_sum), sum);
-    if (has_lane_minima(type)) {
-        __m256 minimum_sum = _mm256_cvtepi32_ps(_mm256_madd_epi16(factors, x_sums));
-        sum = _mm256_fmadd_ps(minimum_sum, _mm256_mul_ps(minimum, x_scale), sum);
-    }
-    return sum;
-}
-
-static ALWAYS_INLINE void multiply_tile(enum lode_type type, unsigned tokens, int offset, float *sums,
-                                        const struct panel_part *parts, uint32_t n_parts,
-                                        const struct cpu_block *const *x)
-{
-    const __m256i offset_pair = _mm256_set1_epi16((short)-offset);
-    __m256 acc[2][TILE_TOKENS];
+    const unsigned step = pairs_in_16_bits(type);
     UNROLL
-    for (unsigned i = 0; i < tokens; i++)
-        for (unsigned g = 0; g < 2; g++)
-            acc[g][i] = _mm256_loadu_ps(sums + i * PANEL_ROWS + 8 * g);
-    for (uint32_t p = 0; p < n_parts; p++) {
-        const struct cpu_block *blocks[TILE_TOKENS];
-        UNROLL
-        for (unsigned i = 0; i < tokens; i++)
-            blocks[i] = x[i] + p;
-        __m256i dots[2][TILE_TOKENS];
-        const unsigned step = pairs_in_16_bits(type);
-        UNROLL
-        for (unsigned first = 0; first < 8; first += step)
-            add_fours(type, tokens, dots, &parts[p], blocks, first, step);
-        UNROLL
-        for (unsigned g = 0; g < 2; g++)
-            for (unsigned i = 0; i < tokens; i++)
-                acc[g][i] =
-                    finish_part(type, acc[g][i], dots[g][i], offset_pair, &parts[p], 8 * g, blocks[i]);
-    }
+    for (unsigned first = 0; first < 8; first += step)
+        add_fours(type, tokens, dots, part, x, first, step);
+}
+
+static ALWAYS_INLINE void dot_part_of_eight(enum lode_type type, unsigned tokens, __m256i dots[ROWS8_TOKENS],
+                                            struct rows8_block block, unsigned part,
+                                            const __m256i scale_pairs[2], const struct cpu_block *const *x)
+{
+    const unsigned step = pairs_in_16_bits(type);
     UNROLL
-    for (unsigned i = 0; i < tokens; i++)
-        for (unsigned g = 0; g < 2; g++)
-            _mm256_storeu_ps(sums + i * PANEL_ROWS + 8 * g, acc[g][i]);
+    for (unsigned first = 0; first < 8; first += step) {
+        __m256i pairs[ROWS8_TOKENS];
+        UNROLL
+        for (unsigned j = first; j < first + step; j++) {
+            const __m256i codes = rows8_four(type, block, part, j);
+            UNROLL
+            for (unsigned i = 0; i < tokens; i++) {
+                __m256i products = dot_pairs(type, codes, broadcast_four(x[i], j));
+                pairs[i] = j > first ? _mm256_add_epi16(pairs[i], products) : products;
+            }
+        }
+        UNROLL
+        for (unsigned i = 0; i < tokens; i++) {
+            __m256i sum = _mm256_madd_epi16(pairs[i], scale_pairs[first / 4]);
+            dots[i] = first ? _mm256_add_epi32(dots[i], sum) : sum;
+        }
+    }
 }
-
-#define FLOAT_LANES 8
-typedef __m256 vector;
-
-static ALWAYS_INLINE vector vector_zero(void)
-{
-    return _mm256_setzero_ps();
-}
-
-static ALWAYS_INLINE vector vector_load(const float *x)
-{
-    return _mm256_loadu_ps(x);
-}
-
-static ALWAYS_INLINE vector vector_load_f16(const uint8_t *bytes)
-{
-    return _mm256_cvtph_ps(load_16(bytes));
-}
-
-static ALWAYS_INLINE vector vector_load_bf16(const uint8_t *bytes)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16(bytes)), 16));
-}
-
-static ALWAYS_INLINE vector vector_fmadd(vector a, vector b, vector c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
-
-static ALWAYS_INLINE float vector_sum(vector x)
-{
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
-#include "backends/cpu/x86_float.h"
-#include "backends/cpu/x86_table.h"
 
 DEFINE_QUANTISED_KERNELS
 
-const struct cpu_matmul_kernels cpu_matmul_avx2 = X86_KERNEL_TABLE;
+const struct cpu_matmul_kernels cpu_matmul_avx2 = X86_KERNEL_TABLE(struct panel);
 
 #else
 typedef int matmul_avx2_is_for_x86;

@@ -8,6 +8,7 @@
 #define LODE_CODES_UNSIGNED
 #define TILE_TOKENS 8
 
+#include "backends/cpu/x86_avx512.h"
 #include "backends/cpu/x86_panel.h"
 #include "backends/cpu/x86_quantize.h"
 
@@ -15,11 +16,6 @@ static ALWAYS_INLINE __m256i dot_fours(enum lode_type type, __m256i codes, __m25
 {
     (void)type;
     return _mm256_dpbusd_epi32(_mm256_setzero_si256(), codes, q);
-}
-
-static ALWAYS_INLINE __m512i load_64(const void *bytes)
-{
-    return _mm512_loadu_si512(bytes);
 }
 
 // dots[i] = fours first .. first + n - 1 of 16 weight rows times activation row i.
@@ -48,21 +44,11 @@ static ALWAYS_INLINE __m512i lane_scale_of(const struct panel_part *part, unsign
 static ALWAYS_INLINE __m512 finish_part(enum lode_type type, __m512 sum, __m512i dot, __m512i offset_pair,
                                         const struct panel_part *part, const struct cpu_block *x)
 {
-    __m512i x_sums = _mm512_set1_epi32(load_i32(x->sums));
-    __m512 x_scale = _mm512_set1_ps(x->scale);
-    __m512i factors = has_lane_scales(type) ? load_64(part->sum_factors) : offset_pair;
-    if (code_offset(type))
-        dot = _mm512_dpwssd_epi32(dot, factors, x_sums);
-    __m512 scale = _mm512_mul_ps(_mm512_loadu_ps(part->scale), x_scale);
-    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, sum);
-    __m512 minimum = _mm512_loadu_ps(part->minimum);
-    if (has_minimum(type))
-        sum = _mm512_fmadd_ps(minimum, _mm512_set1_ps(x->scaled_sum), sum);
-    if (has_lane_minima(type)) {
-        __m512 minimum_sum = _mm512_cvtepi32_ps(_mm512_dpwssd_epi32(_mm512_setzero_si512(), factors, x_sums));
-        sum = _mm512_fmadd_ps(minimum_sum, _mm512_mul_ps(minimum, x_scale), sum);
+    if (code_offset(type)) {
+        __m512i factors = has_lane_scales(type) ? load_64(part->sum_factors) : offset_pair;
+        dot = _mm512_dpwssd_epi32(dot, factors, _mm512_set1_epi32(load_i32(x->sums)));
     }
-    return sum;
+    return add_part(type, sum, dot, part, x);
 }
 
 static ALWAYS_INLINE void dot_part(enum lode_type type, unsigned tokens, __m512i dots[TILE_TOKENS],
@@ -146,12 +132,15 @@ static ALWAYS_INLINE float vector_sum(vector x)
 #include "backends/cpu/x86_float.h"
 #include "backends/cpu/x86_table.h"
 
+#define DPBUSD _mm256_dpbusd_epi32
+#include "backends/cpu/x86_rows8_vnni.h"
+
 DEFINE_QUANTISED_KERNELS
 
 #ifdef LODE_SIMDE
-const struct cpu_matmul_kernels cpu_matmul_avx512_simde = X86_KERNEL_TABLE;
+const struct cpu_matmul_kernels cpu_matmul_avx512_simde = X86_KERNEL_TABLE(struct panel);
 #else
-const struct cpu_matmul_kernels cpu_matmul_avx512 = X86_KERNEL_TABLE;
+const struct cpu_matmul_kernels cpu_matmul_avx512 = X86_KERNEL_TABLE(struct panel);
 #endif
 
 #else

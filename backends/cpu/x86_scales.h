@@ -14,19 +14,19 @@ struct row_heads {
     __m256i words[4];
 };
 
-static ALWAYS_INLINE __m128i gather_u16(const uint8_t *first, size_t stride)
+static ALWAYS_INLINE __m256i load_row_pair(const uint8_t *first, size_t stride)
 {
-    uint64_t half[2];
-    UNROLL
-    for (unsigned i = 0; i < 2; i++, first += 4 * stride)
-        half[i] = load_u16(first) | (uint64_t)load_u16(first + stride) << 16 |
-                  (uint64_t)load_u16(first + 2 * stride) << 32 | (uint64_t)load_u16(first + 3 * stride) << 48;
-    return _mm_set_epi64x((long long)half[1], (long long)half[0]);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_16(first)), load_16(first + 4 * stride), 1);
 }
 
+// Reads 16 bytes of each row, of which it takes the first two: an unpacking tree of vectors is half the work
+// of putting eight numbers together one by one.
 static ALWAYS_INLINE __m256 gather_f16(const uint8_t *first, size_t stride)
 {
-    return _mm256_cvtph_ps(gather_u16(first, stride));
+    __m256i a = load_row_pair(first, stride), b = load_row_pair(first + stride, stride);
+    __m256i c = load_row_pair(first + 2 * stride, stride), d = load_row_pair(first + 3 * stride, stride);
+    __m256i all = _mm256_unpacklo_epi32(_mm256_unpacklo_epi16(a, b), _mm256_unpacklo_epi16(c, d));
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(all, 0x08)));
 }
 
 static ALWAYS_INLINE __m256i gather_u32(const uint8_t *first, size_t stride)
@@ -45,11 +45,6 @@ static ALWAYS_INLINE void split_f16_pairs(__m256 *low, __m256 *high, __m256i wor
     both = _mm256_permute4x64_epi64(both, 0xd8);
     *low = _mm256_cvtph_ps(_mm256_castsi256_si128(both));
     *high = _mm256_cvtph_ps(_mm256_extracti128_si256(both, 1));
-}
-
-static ALWAYS_INLINE __m256i load_row_pair(const uint8_t *first, size_t stride)
-{
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_16(first)), load_16(first + 4 * stride), 1);
 }
 
 // Words 0..3 of 16 bytes of eight rows: words[q] lane r = word q of row r.
@@ -112,6 +107,14 @@ static ALWAYS_INLINE void unpack_q3_k_scales(__m256i words[4])
     }
 }
 
+// Q4_K and Q5_K, from the words.
+static ALWAYS_INLINE void finish_k4_heads(struct row_heads *heads)
+{
+    split_f16_pairs(&heads->scale, &heads->minimum, heads->words[0]);
+    heads->minimum = negate(heads->minimum);
+    unpack_k4_scales(heads->words);
+}
+
 static ALWAYS_INLINE void load_heads(struct row_heads *heads, enum lode_type type, const uint8_t *first,
                                      size_t stride)
 {
@@ -142,9 +145,7 @@ static ALWAYS_INLINE void load_heads(struct row_heads *heads, enum lode_type typ
     case LODE_Q4_K:
     case LODE_Q5_K:
         transpose_words(heads->words, first, stride);
-        split_f16_pairs(&heads->scale, &heads->minimum, heads->words[0]);
-        heads->minimum = negate(heads->minimum);
-        unpack_k4_scales(heads->words);
+        finish_k4_heads(heads);
         return;
     case LODE_Q6_K:
         heads->scale = gather_f16(first + 208, stride);
@@ -153,11 +154,16 @@ static ALWAYS_INLINE void load_heads(struct row_heads *heads, enum lode_type typ
     case LODE_IQ4_XS:
         heads->words[0] = gather_u32(first, stride);
         heads->words[1] = gather_u32(first + 4, stride);
-        heads->scale = _mm256_cvtph_ps(gather_u16(first, stride));
+        heads->scale = gather_f16(first, stride);
         return;
     default:
         __builtin_unreachable();
     }
+}
+
+static ALWAYS_INLINE __m256i pair_of(__m256i low, __m256i high)
+{
+    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
 }
 
 static ALWAYS_INLINE __m256i byte_of_words(const __m256i *words, unsigned index)

@@ -1,10 +1,11 @@
 // The table of an x86 instruction set's kernels; expects the multiply_<type> of x86_panel.h and x86_float.h.
+// `workspace` is the type of a thread's workspace.
 #ifndef LODE_CPU_X86_TABLE_H
 #define LODE_CPU_X86_TABLE_H
 
-#define X86_KERNEL_TABLE                                                                                     \
+#define X86_KERNEL_TABLE(workspace)                                                                          \
     {                                                                                                        \
-        .quantize = quantize, .workspace_bytes = sizeof(struct panel), .multiply = {                         \
+        .quantize = quantize, .takes_rows8 = true, .workspace_bytes = sizeof(workspace), .multiply = {                            \
             [LODE_F32] = multiply_F32,                                                                       \
             [LODE_F16] = multiply_F16,                                                                       \
             [LODE_BF16] = multiply_BF16,                                                                     \

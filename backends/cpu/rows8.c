@@ -1,0 +1,146 @@
+// Interleaving rows by eights, and taking blocks out of it again; see rows8.h.
+#include "backends/cpu/rows8.h"
+
+#include <string.h>
+
+#define WORD 4
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+static const struct cpu_rows8_format formats[LODE_TYPE_END] = {
+    [LODE_Q4_0] = {.code_offset = 2, .code_bytes = 16, .half_offset = 0, .has_half = true},
+    [LODE_Q4_1] = {.code_offset = 4, .code_bytes = 16, .words_offset = 0, .n_words = 1},
+    [LODE_Q5_0] = {.code_offset = 6,
+                   .code_bytes = 16,
+                   .bits_offset = 2,
+                   .has_bits = true,
+                   .half_offset = 0,
+                   .has_half = true},
+    [LODE_Q5_1] = {.code_offset = 8,
+                   .code_bytes = 16,
+                   .bits_offset = 4,
+                   .has_bits = true,
+                   .words_offset = 0,
+                   .n_words = 1},
+    [LODE_Q8_0] = {.code_offset = 2, .code_bytes = 32, .half_offset = 0, .has_half = true},
+    [LODE_Q4_K] = {.code_offset = 16, .code_bytes = 128, .words_offset = 0, .n_words = 4},
+    [LODE_Q5_K] = {.code_offset = 16, .code_bytes = 160, .words_offset = 0, .n_words = 4},
+    [LODE_Q6_K] = {.code_offset = 0,
+                   .code_bytes = 192,
+                   .words_offset = 192,
+                   .n_words = 4,
+                   .half_offset = 208,
+                   .has_half = true},
+};
+
+const struct cpu_rows8_format *cpu_rows8_format(enum lode_type type)
+{
+    return formats[type].code_bytes ? &formats[type] : NULL;
+}
+
+size_t cpu_rows8_head_bytes(const struct cpu_rows8_format *format)
+{
+    return CPU_ROWS8 * ((format->has_bits ? WORD : 0) + (size_t)format->n_words * WORD +
+                        (format->has_half ? sizeof(uint16_t) : 0));
+}
+
+static uint32_t load_word(const uint8_t *bytes)
+{
+    uint32_t word;
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+// Bit 4j + k to bit j of byte k: then word j of the codes, whose byte k is code 4j + k, finds its fifth bits
+// by one shift. The product puts bit k of four into byte k.
+static uint32_t turn_bits(uint32_t bits)
+{
+    uint32_t turned = 0;
+    for (unsigned j = 0; j < 8; j++)
+        turned |= ((bits >> 4 * j & 15) * 0x00204081u & 0x01010101u) << j;
+    return turned;
+}
+
+static uint32_t turn_back(uint32_t turned)
+{
+    uint32_t bits = 0;
+    for (unsigned i = 0; i < 32; i++)
+        bits |= (turned >> (8 * (i % 4) + i / 4) & 1) << i;
+    return bits;
+}
+
+// A block of one row, and its lane among the interleaved: fields of eight rows side by side.
+static ALWAYS_INLINE void put_block(uint8_t *codes, uint8_t *heads, const struct cpu_rows8_format *format,
+                                    const uint8_t *block, unsigned lane)
+{
+    for (unsigned c = 0; c < format->code_bytes; c += WORD)
+        memcpy(codes + CPU_ROWS8 * c + lane * WORD, block + format->code_offset + c, WORD);
+    if (format->has_bits) {
+        const uint32_t turned = turn_bits(load_word(block + format->bits_offset));
+        memcpy(heads + lane * WORD, &turned, WORD);
+        heads += CPU_ROWS8 * WORD;
+    }
+    for (unsigned w = 0; w < format->n_words; w++, heads += CPU_ROWS8 * WORD)
+        memcpy(heads + lane * WORD, block + format->words_offset + w * WORD, WORD);
+    if (format->has_half)
+        memcpy(heads + lane * sizeof(uint16_t), block + format->half_offset, sizeof(uint16_t));
+}
+
+static void take_block(uint8_t *block, const struct cpu_rows8_format *format, const uint8_t *codes,
+                       const uint8_t *heads, unsigned lane)
+{
+    for (unsigned c = 0; c < format->code_bytes; c += WORD)
+        memcpy(block + format->code_offset + c, codes + CPU_ROWS8 * c + lane * WORD, WORD);
+    if (format->has_bits) {
+        const uint32_t bits = turn_back(load_word(heads + lane * WORD));
+        memcpy(block + format->bits_offset, &bits, WORD);
+        heads += CPU_ROWS8 * WORD;
+    }
+    for (unsigned w = 0; w < format->n_words; w++, heads += CPU_ROWS8 * WORD)
+        memcpy(block + format->words_offset + w * WORD, heads + lane * WORD, WORD);
+    if (format->has_half)
+        memcpy(block + format->half_offset, heads + lane * sizeof(uint16_t), sizeof(uint16_t));
+}
+
+// With the type as a constant the moves of a block are unrolled: three times as fast.
+static ALWAYS_INLINE void interleave(enum lode_type type, uint8_t *group, size_t block_bytes,
+                                     size_t row_bytes, const uint8_t *rows)
+{
+    const struct cpu_rows8_format *format = &formats[type];
+    const size_t n_blocks = row_bytes / block_bytes, code_bytes = (size_t)CPU_ROWS8 * format->code_bytes,
+                 head_bytes = cpu_rows8_head_bytes(format);
+    uint8_t *codes = group, *heads = codes + n_blocks * code_bytes;
+    for (size_t b = 0; b < n_blocks; b++, codes += code_bytes, heads += head_bytes, rows += block_bytes)
+        for (unsigned lane = 0; lane < CPU_ROWS8; lane++)
+            put_block(codes, heads, format, rows + lane * row_bytes, lane);
+}
+
+void cpu_rows8_interleave(void *group, enum lode_type type, size_t row_bytes, void *spare)
+{
+    memcpy(spare, group, CPU_ROWS8 * row_bytes);
+    switch (type) {
+    case LODE_Q4_0:
+        interleave(LODE_Q4_0, group, 18, row_bytes, spare);
+        return;
+    case LODE_Q8_0:
+        interleave(LODE_Q8_0, group, 34, row_bytes, spare);
+        return;
+    case LODE_Q4_K:
+        interleave(LODE_Q4_K, group, 144, row_bytes, spare);
+        return;
+    case LODE_Q6_K:
+        interleave(LODE_Q6_K, group, 210, row_bytes, spare);
+        return;
+    default:
+        interleave(type, group, lode_type_find(type)->block_bytes, row_bytes, spare);
+    }
+}
+
+void cpu_rows8_extract(uint8_t *out, const struct lode_matrix *matrix, uint32_t row, uint32_t block)
+{
+    const struct cpu_rows8_format *format = &formats[matrix->type];
+    const size_t n_blocks = matrix->row_bytes / lode_type_find(matrix->type)->block_bytes;
+    const size_t code_bytes = (size_t)CPU_ROWS8 * format->code_bytes;
+    const uint8_t *group = (const uint8_t *)matrix->data + row / CPU_ROWS8 * CPU_ROWS8 * matrix->row_bytes;
+    take_block(out, format, group + block * code_bytes,
+               group + n_blocks * code_bytes + block * cpu_rows8_head_bytes(format), row % CPU_ROWS8);
+}
