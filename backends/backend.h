@@ -97,6 +97,10 @@ struct lode_device_ops {
     // Operations work outside of a pass, too, but each of them gathers the threads anew.
     void (*pass)(struct lode_device *device, void (*body)(void *user), void *user);
 
+    // Puts a matrix that will stay in the memory of the device into the order that the device multiplies
+    // fastest, and says which in matrix->layout; leaves it alone where that gains nothing.
+    void (*arrange)(struct lode_device *device, struct lode_matrix *matrix);
+
     // out[i] = scale * row ids[i] of table. ids: host memory, checked by the caller.
     void (*embed)(struct lode_device *device, struct lode_rows out, const struct lode_matrix *table,
                   const int32_t *ids, float scale);

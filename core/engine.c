@@ -286,6 +286,8 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
     if (!rc)
         note_turns(engine);
     if (!rc)
+        rc = weight_matrices_open(&engine->matrices, &engine->model, engine->device, error);
+    if (!rc)
         rc = open_heat(engine, error);
     if (rc) {
         lode_engine_close(engine);
@@ -335,6 +337,8 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         .used_per_layer = engine->model.hparams.n_experts_used,
         .heat = engine->heat_path ? &engine->heat : NULL,
         .no_prefetch = engine->options.no_prefetch,
+        .on_part = engine->options.no_repack ? NULL : weight_matrices_arrange,
+        .part_user = &engine->matrices,
         .on_progress = on_read,
         .user = engine,
     };
@@ -343,7 +347,7 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, &options,
                             error);
     if (!rc)
-        rc = forward_weights_open(&engine->weights, &engine->model, engine->device, engine->residency, error);
+        rc = forward_weights_open(&engine->weights, &engine->model, &engine->matrices, engine->residency, error);
     if (rc) {
         residency_close(engine->residency);
         engine->residency = NULL;
@@ -363,6 +367,7 @@ void lode_engine_close(struct lode_engine *engine)
     engine_keep_heat(engine, true);
     forward_weights_close(&engine->weights);
     residency_close(engine->residency);
+    weight_matrices_close(&engine->matrices);
     heat_close(&engine->heat);
     if (engine->device)
         engine->device->ops->close(engine->device);

@@ -21,6 +21,7 @@ struct lode_engine {
     struct io *io;
     struct lode_device *device;
     struct residency *residency; // NULL until the first session is there
+    struct weight_matrices matrices;
     struct forward_weights weights;
     struct lode_logit_bias *suppressed; // tokens that the file says must never be sampled
     size_t n_suppressed;

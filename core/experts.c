@@ -166,28 +166,19 @@ int experts_guess(struct forward *f, struct lode_rows x, uint32_t l, struct lode
     return 0;
 }
 
-static struct lode_matrix expert_matrix(const void *data, enum lode_type type, uint32_t rows, uint32_t cols)
-{
-    const struct lode_type_traits *traits = lode_type_find(type);
-    size_t row_bytes = (size_t)cols / traits->block_elems * traits->block_bytes;
-    return (struct lode_matrix){data, type, rows, cols, row_bytes, LODE_LAYOUT_FILE};
-}
-
 static void describe_job(const struct forward *f, const struct gemma_layer *layer, uint32_t unit,
                          struct lode_expert_job *job)
 {
-    const struct gemma_hparams *h = &f->weights->model->hparams;
-    struct residency *residency = f->weights->residency;
-    const uint32_t width = h->expert_width;
-    job->gate = expert_matrix(residency_part(residency, unit, 0), layer->expert_gate_type, width, h->hidden);
+    job->gate = forward_part(f, unit, 0);
     if (layer->fused_gate_up) {
+        const uint32_t width = f->weights->model->hparams.expert_width;
+        job->gate.rows = width;
         job->up = job->gate;
         job->up.data = (const char *)job->gate.data + width * job->gate.row_bytes;
     } else {
-        job->up = expert_matrix(residency_part(residency, unit, 1), layer->expert_up_type, width, h->hidden);
+        job->up = forward_part(f, unit, 1);
     }
-    const void *down = residency_part(residency, unit, layer->fused_gate_up ? 1 : 2);
-    job->down = expert_matrix(down, layer->expert_down_type, h->hidden, width);
+    job->down = forward_part(f, unit, layer->fused_gate_up ? 1 : 2);
 }
 
 // Computes the experts at hand, one row of `slots` for each choice.

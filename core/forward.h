@@ -4,6 +4,7 @@
 
 #include "backends/backend.h"
 #include "core/gemma4.h"
+#include "core/weight_matrices.h"
 #include "placement/residency.h"
 
 #include <stdint.h>
@@ -13,13 +14,15 @@ struct forward_weights {
     const struct gemma_model *model;
     struct lode_device *device;
     struct residency *residency;
+    const struct weight_matrices *matrices;
     float *inverse_frequency[2]; // device memory, head_size/2 each: local, global
     float *output_scale;         // host memory, one a layer
 };
 
-// Makes the tables that are derived from the weights. model, device and residency must outlive them.
+// Makes the tables that are derived from the weights. model, matrices and residency must outlive them.
 int forward_weights_open(struct forward_weights *out, const struct gemma_model *model,
-                         struct lode_device *device, struct residency *residency, struct lode_error *error);
+                         const struct weight_matrices *matrices, struct residency *residency,
+                         struct lode_error *error);
 void forward_weights_close(struct forward_weights *weights);
 
 struct forward; // one timeline

@@ -82,12 +82,18 @@ static inline struct lode_rows split_rows(struct lode_rows rows, uint32_t cols)
     return (struct lode_rows){rows.data, rows.n * (rows.cols / cols), cols, cols};
 }
 
+// Part `part` of a unit that is acquired.
+static inline struct lode_matrix forward_part(const struct forward *f, uint32_t unit, uint32_t part)
+{
+    const uint32_t index = f->weights->model->units.units[unit].first_part + part;
+    struct lode_matrix matrix = f->weights->matrices->parts[index];
+    matrix.data = residency_part(f->weights->residency, unit, part);
+    return matrix;
+}
+
 static inline struct lode_matrix forward_matrix(const struct forward *f, const struct gemma_weight *weight)
 {
-    const struct lode_type_traits *traits = lode_type_find(weight->type);
-    const void *data = residency_part(f->weights->residency, weight->unit, weight->part);
-    size_t row_bytes = (size_t)weight->cols / traits->block_elems * traits->block_bytes;
-    return (struct lode_matrix){data, weight->type, weight->rows, weight->cols, row_bytes, LODE_LAYOUT_FILE};
+    return forward_part(f, weight->unit, weight->part);
 }
 
 static inline const float *forward_vector(const struct forward *f, const struct gemma_weight *weight)

@@ -62,9 +62,11 @@ static int make_frequencies(struct forward_weights *weights, bool global, struct
 }
 
 int forward_weights_open(struct forward_weights *out, const struct gemma_model *model,
-                         struct lode_device *device, struct residency *residency, struct lode_error *error)
+                         const struct weight_matrices *matrices, struct residency *residency,
+                         struct lode_error *error)
 {
-    *out = (struct forward_weights){.model = model, .device = device, .residency = residency};
+    *out = (struct forward_weights){
+        .model = model, .device = matrices->device, .residency = residency, .matrices = matrices};
     const uint32_t n_layers = model->hparams.n_layers;
     out->output_scale = malloc(n_layers * sizeof *out->output_scale);
     int rc = out->output_scale ? 0 : lode_fail(error, LODE_ERR_MEMORY, "no memory for the layers' scales");

@@ -212,6 +212,7 @@ struct lode_engine_options {
     const char *io;       // NULL or "auto", "uring", "threads": how the files are read; acts or fails
     const char *mirror;   // a second copy of the model on another drive, read at the same time; may be NULL
     bool no_prefetch;     // experts are read only when they have been chosen
+    bool no_repack;       // weights keep the order of the file in memory, which is slower to compute with
     const char *heat_dir; // where it is kept from run to run how often experts are chosen; NULL: nowhere
     bool cold;            // what is kept is neither used nor changed
     lode_progress_fn on_progress; // of loading

@@ -41,6 +41,7 @@ struct loader {
     uint32_t next_unit, next_part; // next_part counts within the unit
     uint64_t next_offset;
     uint64_t done_bytes, total_bytes, told_bytes;
+    uint64_t *left_bytes; // [n_parts of the table] still to be read
 };
 
 // ---- memory
@@ -211,6 +212,9 @@ static int take_completion(struct loader *loader, const struct io_completion *co
             return residency_fail_for(residency, read->unit, error, &cause);
     }
     loader->done_bytes += read->bytes;
+    loader->left_bytes[read->part] -= read->bytes;
+    if (loader->left_bytes[read->part] == 0 && residency->options.on_part)
+        residency->options.on_part(residency->options.part_user, read->part, residency->parts[read->part]);
     return 0;
 }
 
@@ -284,6 +288,14 @@ static void populate(struct residency *residency, uint32_t n_pool_blocks)
     free(ranges);
 }
 
+static uint64_t *count_part_bytes(const struct unit_table *table)
+{
+    uint64_t *bytes = malloc((table->n_parts + 1) * sizeof *bytes);
+    for (uint32_t i = 0; bytes && i < table->n_parts; i++)
+        bytes[i] = table->parts[i].bytes;
+    return bytes;
+}
+
 int residency_load(struct residency *residency, struct lode_error *error)
 {
     const uint32_t n_pool_blocks = residency->n_blocks;
@@ -292,6 +304,11 @@ int residency_load(struct residency *residency, struct lode_error *error)
     if (!loader)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to read the units");
     loader->residency = residency;
+    loader->left_bytes = count_part_bytes(residency->table);
+    if (!loader->left_bytes) {
+        free(loader);
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to count what has been read");
+    }
     for (uint32_t u = 0; u < residency->table->n_units; u++)
         loader->total_bytes += is_pinned(residency, u) ? residency->table->units[u].bytes : 0;
     int code = check_extents(loader, error);
@@ -306,6 +323,7 @@ int residency_load(struct residency *residency, struct lode_error *error)
     drain(loader);
     if (code == 0)
         code = residency->device->ops->sync(residency->device, error);
+    free(loader->left_bytes);
     free(loader->staging);
     free(loader);
     return code;

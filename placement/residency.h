@@ -32,6 +32,9 @@ struct residency_options {
     struct heat *heat;
     bool no_prefetch;
     residency_progress_fn on_progress; // of the start; may be NULL
+    // A part, by its index in the table, of a unit that stays in memory has been read. May be NULL.
+    void (*on_part)(void *user, uint32_t part, void *memory);
+    void *part_user;
     void *user;
 };
 

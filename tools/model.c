@@ -100,6 +100,7 @@ static struct lode_engine_options engine_options(struct model_options *options)
     engine.io = options->io == 0 ? NULL : model_io_choices[options->io];
     engine.mirror = options->mirror;
     engine.no_prefetch = options->no_prefetch;
+    engine.no_repack = options->no_repack;
     engine.cold = options->cold;
     if (options->keeps_heat && !options->cold && cache_dir_heat(options->heat_dir, sizeof options->heat_dir))
         engine.heat_dir = options->heat_dir;

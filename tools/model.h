@@ -26,7 +26,7 @@ struct model_options {
     int isa, kv, io;    // indices of the choices below; kv is also the enum lode_kv_type
     uint64_t ram_bytes; // 0: what the machine has
     const char *policy, *mirror;
-    bool no_prefetch, cold;
+    bool no_prefetch, no_repack, cold;
     bool keeps_heat; // of the command, not of the command line
 
     struct model_listener listener;
@@ -44,7 +44,8 @@ extern const char *const model_io_choices[];
         OPTION_IS_BYTES("ram", &(m).ram_bytes, MODEL_LEAST_RAM_BYTES),                                       \
         OPTION_IS_NAME("policy", &(m).policy, lode_policy_name),                                             \
         OPTION_IS_CHOICE("io", &(m).io, model_io_choices), OPTION_IS_TEXT("mirror", 0, &(m).mirror),         \
-        OPTION_IS_FLAG("no-prefetch", 0, &(m).no_prefetch), OPTION_IS_FLAG("cold", 0, &(m).cold)
+        OPTION_IS_FLAG("no-prefetch", 0, &(m).no_prefetch), OPTION_IS_FLAG("cold", 0, &(m).cold),            \
+        OPTION_IS_FLAG("no-repack", 0, &(m).no_repack)
 #define SESSION_OPTIONS(m)                                                                                   \
     OPTION_IS_COUNT("context", 'c', &(m).context, 1, 16 << 20),                                              \
         OPTION_IS_COUNT("batch", 'b', &(m).batch, 1, 64 << 10),                                              \
@@ -53,7 +54,7 @@ extern const char *const model_io_choices[];
 // How the help pages tell of both.
 #define MODEL_USAGE                                                                                          \
     "  --ram SIZE|auto       ceiling for all memory, as 8G; weights beyond it are read when needed\n"        \
-    "  --policy NAME|help  --io auto|uring|threads  --mirror FILE  --no-prefetch  --cold\n"                  \
+    "  --policy NAME|help  --io auto|uring|threads  --mirror FILE  --no-prefetch  --cold  --no-repack\n"     \
     "  -t, --threads N  --isa auto|portable|avx2|avx2-vnni|avx512|amx  -b, --batch N  --kv f16|q8_0|f32\n"
 
 // Settles which model file is meant: the option or operand if given, $LODE_MODEL, else the demo model, of

@@ -100,6 +100,7 @@ static const struct lode_device_ops cpu_ops = {
     .reserve = cpu_reserve,
     .scratch_bytes = cpu_scratch_bytes,
     .pass = cpu_pass,
+    .arrange = cpu_arrange,
     .embed = cpu_embed,
     .matmul = cpu_matmul,
     .matmul_geglu = cpu_matmul_geglu,
