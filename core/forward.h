@@ -56,6 +56,10 @@ uint32_t forward_position(const struct forward *forward);
 int forward_step(struct forward *forward, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error);
 
+// Appends `count` positions (within the context: checked by the caller) of noise in place of keys and values;
+// the same for any batch. On an error the timeline may be empty.
+int forward_fill(struct forward *forward, uint32_t count, uint64_t seed, struct lode_error *error);
+
 // As kv_cache_rewind.
 uint32_t forward_rewind(struct forward *forward, uint32_t keep);
 

@@ -30,6 +30,19 @@ uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context
     return bytes;
 }
 
+// A layer without a cache of its own reads another's.
+uint64_t kv_cache_read_bytes(const struct gemma_model *model, uint32_t position, enum lode_kv_format format)
+{
+    const uint32_t window = model->hparams.window;
+    uint64_t bytes = 0;
+    for (uint32_t l = 0; l < model->hparams.n_layers; l++) {
+        const struct gemma_layer *layer = &model->layers[l];
+        const uint32_t rows = layer->global || position < window ? position + 1 : window;
+        bytes += 2 * layer_bytes(layer, rows, format);
+    }
+    return bytes;
+}
+
 int kv_cache_open(struct kv_cache *out, const struct gemma_model *model, struct lode_device *device,
                   uint32_t context, uint32_t batch, enum lode_kv_format format, struct lode_error *error)
 {

@@ -19,6 +19,9 @@ struct kv_cache {
 uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
                                enum lode_kv_format format);
 
+// Bytes that are read to decode the token at a position, all layers together.
+uint64_t kv_cache_read_bytes(const struct gemma_model *model, uint32_t position, enum lode_kv_format format);
+
 int kv_cache_open(struct kv_cache *out, const struct gemma_model *model, struct lode_device *device,
                   uint32_t context, uint32_t batch, enum lode_kv_format format, struct lode_error *error);
 void kv_cache_close(struct kv_cache *cache);

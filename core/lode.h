@@ -48,8 +48,9 @@ struct lode_shape {
     uint32_t ple_width;                               // per-layer embedding, values per layer; 0 without
     float rope_base_local, rope_base_global, final_softcap;
     uint64_t parameters,
-        parameters_per_token; // in the text model; those a decoded token reads (tied head once)
-    uint64_t weight_bytes;
+        parameters_per_token;               // in the text model; those a decoded token reads (tied head once)
+    uint64_t weight_bytes, bytes_per_token; // likewise; single rows of tables are left out
+    char type[16];                          // of most of bytes_per_token: "Q4_0"
     uint64_t kv_fixed_bytes,
         kv_bytes_per_token; // F16 cache: the local rings, and what grows with the context
 };
@@ -275,6 +276,14 @@ const float *lode_session_logits(const struct lode_session *session);
 // Appends `count` tokens, at most a batch, and writes the logits of the last `want` of them: [want][vocab].
 int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t count, size_t want,
                       float *out_logits, struct lode_error *error);
+
+// For measuring: appends `count` positions whose keys and values are noise of the size that real ones have.
+// What follows costs what it costs after as many tokens, and says nothing sensible. The logits become
+// unavailable until tokens are appended. A failed or cancelled call may leave an empty timeline.
+int lode_session_fill(struct lode_session *session, uint32_t count, uint64_t seed, struct lode_error *error);
+
+// Bytes of the KV cache that are read to decode the token at a position, all layers together.
+uint64_t lode_session_kv_read_bytes(const struct lode_session *session, uint32_t position);
 
 // Shortens the timeline to at most `keep` tokens and returns what is left: `keep`, or 0 where the sliding
 // windows before that point are gone. The logits become unavailable until tokens are appended.

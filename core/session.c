@@ -191,15 +191,24 @@ const float *lode_session_logits(const struct lode_session *session)
     return session->has_logits ? session->logits : NULL;
 }
 
+static int check_room(const struct lode_session *session, size_t count, struct lode_error *error)
+{
+    const uint32_t position = lode_session_position(session);
+    if (count <= session->context - position)
+        return 0;
+    return lode_fail(error, LODE_ERR_CONTEXT,
+                     "%zu tokens do not fit after the %" PRIu32 " that are there: the context holds %" PRIu32
+                     " (the model's limit is %" PRIu32 ")",
+                     count, position, session->context, session->engine->shape.context_limit);
+}
+
 static int check_tokens(const struct lode_session *session, const int32_t *ids, size_t count,
                         struct lode_error *error)
 {
-    const uint32_t position = lode_session_position(session), vocab = session->engine->shape.vocab;
-    if (count > session->context - position)
-        return lode_fail(error, LODE_ERR_CONTEXT,
-                         "%zu tokens do not fit after the %" PRIu32
-                         " that are there: the context holds %" PRIu32 " (the model's limit is %" PRIu32 ")",
-                         count, position, session->context, session->engine->shape.context_limit);
+    const uint32_t vocab = session->engine->shape.vocab;
+    int rc = check_room(session, count, error);
+    if (rc)
+        return rc;
     for (size_t i = 0; i < count; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= vocab)
             return lode_fail(error, LODE_ERR_ARGUMENT,
@@ -279,6 +288,25 @@ int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t c
     session->stats.prompt_tokens += count;
     session->stats.prefill_s += clock_seconds_since(start_ns);
     return 0;
+}
+
+// The positions have no tokens; what looks back at them (the repetition penalty) sees token 0.
+int lode_session_fill(struct lode_session *session, uint32_t count, uint64_t seed, struct lode_error *error)
+{
+    int rc = check_room(session, count, error);
+    if (rc || !count)
+        return rc;
+    rc = session_flush_pending(session, 0, error);
+    if (rc)
+        return rc;
+    session->has_logits = false;
+    memset(session->timeline + forward_position(session->forward), 0, count * sizeof *session->timeline);
+    return forward_fill(session->forward, count, seed, error);
+}
+
+uint64_t lode_session_kv_read_bytes(const struct lode_session *session, uint32_t position)
+{
+    return kv_cache_read_bytes(&session->engine->model, position, session->needs.format);
 }
 
 uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep)

@@ -37,21 +37,32 @@ static uint64_t elements(const struct gguf_tensor *tensor)
     return tensor->ne[0] * tensor->ne[1] * tensor->ne[2] * tensor->ne[3];
 }
 
-// A token reads everything but the rows of tables it does not use and the experts that were not chosen; the
-// embedding counts once, as the head, when it is tied.
-static void count_parameters(struct lode_shape *out, const struct gemma_model *model, const struct gguf *gguf)
+// What a token reads of `whole` parameters or bytes of a tensor: everything but the rows of tables it does
+// not use and the experts that were not chosen. The embedding counts once, as the head, when it is tied.
+static uint64_t read_for_a_token(const struct gemma_hparams *h, enum unit_class class, uint64_t whole)
 {
-    const struct gemma_hparams *h = &model->hparams;
+    if (class == UNIT_EXPERT)
+        return whole / h->n_experts * h->n_experts_used;
+    return class == UNIT_ROWS ? 0 : whole;
+}
+
+static void count_weights(struct lode_shape *out, const struct gemma_model *model, const struct gguf *gguf)
+{
+    uint64_t bytes_of_type[LODE_TYPE_END] = {0}, most_bytes = 0;
     for (size_t t = 0; t < gguf_tensor_count(gguf); t++) {
         if (model->tensor_unit[t] == UNIT_NO_LAYER)
             continue;
-        const struct unit *unit = &model->units.units[model->tensor_unit[t]];
-        const uint64_t n = elements(gguf_tensor_at(gguf, t));
-        out->parameters += n;
-        if (unit->class == UNIT_EXPERT)
-            out->parameters_per_token += n / h->n_experts * h->n_experts_used;
-        else if (unit->class != UNIT_ROWS)
-            out->parameters_per_token += n;
+        const enum unit_class class = model->units.units[model->tensor_unit[t]].class;
+        const struct gguf_tensor *tensor = gguf_tensor_at(gguf, t);
+        const uint64_t bytes = read_for_a_token(&model->hparams, class, tensor->size_bytes);
+        out->parameters += elements(tensor);
+        out->parameters_per_token += read_for_a_token(&model->hparams, class, elements(tensor));
+        out->bytes_per_token += bytes;
+        bytes_of_type[tensor->type] += bytes;
+        if (bytes_of_type[tensor->type] <= most_bytes)
+            continue;
+        most_bytes = bytes_of_type[tensor->type];
+        snprintf(out->type, sizeof out->type, "%s", lode_type_name(tensor->type));
     }
 }
 
@@ -95,5 +106,5 @@ void shape_describe(struct lode_shape *out, const struct gemma_model *model, con
         else
             out->kv_fixed_bytes += bytes * h->window;
     }
-    count_parameters(out, model, gguf);
+    count_weights(out, model, gguf);
 }

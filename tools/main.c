@@ -19,7 +19,7 @@ struct subcommand {
 
 static const struct subcommand subcommands[] = {
     {"run", cmd_run},           {"chat", cmd_chat}, {"info", cmd_info},   {"heat", cmd_heat},
-    {"tokenize", cmd_tokenize}, {"eval", cmd_eval}, {"synth", cmd_synth},
+    {"tokenize", cmd_tokenize}, {"eval", cmd_eval}, {"bench", cmd_bench}, {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 
@@ -34,6 +34,7 @@ static const char usage[] =
     "  heat       show which experts earlier runs have chosen most\n"
     "  tokenize   text to token ids, and back\n"
     "  eval       measure perplexity, write or compare logits\n"
+    "  bench      measure prefill and decode speed\n"
     "  synth      write a model file of a real shape with random weights\n"
     "\n"
     "  lode help SUBCOMMAND, lode SUBCOMMAND --help     one page about a subcommand\n"

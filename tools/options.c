@@ -77,24 +77,30 @@ static bool parse_digits(unsigned long long *out, const char *text, const char *
     return errno == 0;
 }
 
-static bool parse_count(const struct option *option, const char *text, char *reason, size_t capacity)
+bool options_read_count(uint32_t *out, const char *text)
 {
     unsigned long long value;
     const char *end;
     if (!parse_digits(&value, text, &end))
-        return value_wrong(reason, capacity, option);
+        return false;
     unsigned shift = 0;
     if (*end == 'K' || *end == 'k')
         shift = 10;
     else if (*end == 'M')
         shift = 20;
     end += shift > 0;
-    if (*end || value > UINT32_MAX)
+    if (*end || value > UINT32_MAX >> shift)
+        return false;
+    *out = (uint32_t)value << shift;
+    return true;
+}
+
+static bool parse_count(const struct option *option, const char *text, char *reason, size_t capacity)
+{
+    uint32_t value;
+    if (!options_read_count(&value, text) || (double)value < option->min || (double)value > option->max)
         return value_wrong(reason, capacity, option);
-    value <<= shift;
-    if ((double)value < option->min || (double)value > option->max)
-        return value_wrong(reason, capacity, option);
-    *(uint32_t *)option->target = (uint32_t)value;
+    *(uint32_t *)option->target = value;
     return true;
 }
 

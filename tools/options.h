@@ -80,6 +80,9 @@ struct option_parser {
 // and *exit_code says with what to exit.
 bool options_parse(struct option_parser *parser, int argc, char **argv, int *exit_code);
 
+// A count with its suffix, as OPTION_COUNT takes it; false when it is none, or beyond 32 bits.
+bool options_read_count(uint32_t *out, const char *text);
+
 // The name that a misspelt word most likely meant, or NULL when none is near.
 const char *options_closest(const char *word, const char *const *names, size_t count);
 
