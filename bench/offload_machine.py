@@ -1,62 +1,22 @@
-"""What the measurements of bench/offload need of the machine: memory control groups with a limit, the drive
-under a file with its counters, its read-ahead and its bandwidth, and a description of the machine. Linux only;
-limits, read-ahead and an empty page cache need root."""
+"""What the measurements of bench/offload need of the machine besides common_machine: memory control groups with a
+limit, an empty page cache and the drive's bandwidth. Linux only; limits and an empty page cache need root."""
 
 import contextlib
 import json
 import mmap
 import os
-import platform
 import random
 import shutil
 import signal
-import subprocess
 import threading
 import time
 
-SECTOR_BYTES = 512  # the unit of /sys/block/DEV/stat, whatever the drive's own sector is
+from common_machine import Trouble, mounts, output_of, read_text, write_text
+
 DIRECT_ALIGN_BYTES = 4096
-MIB = 1 << 20
 
 
-class Trouble(Exception):
-    """What stands in the way of measuring, in words for the one who started it."""
-
-
-def read_text(path, otherwise=None):
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-    except OSError:
-        return otherwise
-
-
-def write_text(path, text):
-    try:
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(text))
-    except OSError as error:
-        raise Trouble(f"cannot write {text} to {path}: {error.strerror}") from error
-
-
-def output_of(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-# ---- mounts and control groups
-
-
-def mounts():
-    """Of every mount: major:minor, the folder inside the file system, mount point, type, source, options."""
-    for line in read_text("/proc/self/mountinfo", "").splitlines():
-        left, right = line.split(" - ", 1)
-        fields, (kind, source, options) = left.split(), right.split(" ", 2)
-        point = fields[4].replace("\\040", " ")
-        yield {"device": fields[2], "point": point, "type": kind, "source": source,
-               "options": options.split(",")}
+# ---- control groups
 
 
 def memory_hierarchy():
@@ -168,53 +128,7 @@ def drop_page_cache():
     write_text("/proc/sys/vm/drop_caches", 3)
 
 
-# ---- the drive
-
-
-class Drive:
-    """The block device under a file, whole, not a partition of it."""
-
-    def __init__(self, path, name=None):
-        self.name = name or self._find(path)
-        self.folder = f"/sys/block/{self.name}"
-        if not os.path.exists(self.folder + "/stat"):
-            raise Trouble(f"no block device {self.name} in /sys/block; name the model's drive with --drive")
-
-    @staticmethod
-    def _find(path):
-        number = os.stat(path).st_dev
-        device = f"{os.major(number)}:{os.minor(number)}"
-        if not os.path.exists("/sys/dev/block/" + device):  # btrfs and the like number their own devices
-            sources = [m["source"] for m in mounts() if m["device"] == device and m["source"].startswith("/dev/")]
-            if not sources:
-                raise Trouble(f"cannot tell which drive {path} lies on; name it with --drive, such as nvme0n1")
-            number = os.stat(sources[0]).st_rdev
-            device = f"{os.major(number)}:{os.minor(number)}"
-        folder = os.path.realpath("/sys/dev/block/" + device)
-        if os.path.exists(folder + "/partition"):
-            folder = os.path.dirname(folder)
-        return os.path.basename(folder)
-
-    def counters(self):
-        fields = read_text(self.folder + "/stat").split()
-        return {"read_bytes": int(fields[2]) * SECTOR_BYTES, "written_bytes": int(fields[6]) * SECTOR_BYTES}
-
-    def describe(self):
-        model = read_text(self.folder + "/device/model") or "no model name"
-        size_bytes = int(read_text(self.folder + "/size", "0")) * SECTOR_BYTES
-        return f"{self.name}, {model}, {size_bytes / 1e9:.0f} GB"
-
-    @contextlib.contextmanager
-    def read_ahead(self, kb):
-        """Sets the read-ahead of the page cache, and back at the end. An mmap reader lives by it."""
-        path = self.folder + "/queue/read_ahead_kb"
-        before = read_text(path)
-        try:
-            write_text(path, kb)
-            yield before
-        finally:
-            if before is not None:
-                write_text(path, before)
+# ---- the drive's bandwidth
 
 
 def fio_gbps(path, block_bytes, seconds):
@@ -280,36 +194,3 @@ def measure_drive(path, sizes_bytes, seconds):
         gbps, how = fio_gbps(path, block_bytes, seconds) or threads_gbps(path, block_bytes, seconds)
         results.append({"block_bytes": block_bytes, "gbps": gbps, "how": how})
     return results
-
-
-# ---- what the machine is
-
-
-def cpu_flags():
-    for line in read_text("/proc/cpuinfo", "").splitlines():
-        if line.startswith("flags"):
-            return set(line.split(":", 1)[1].split())
-    return set()
-
-
-def cpu_name():
-    for line in read_text("/proc/cpuinfo", "").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def physical_cores():
-    """Cores that this process may use; two threads of a core count once."""
-    allowed = os.sched_getaffinity(0)
-    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    return len({read_text(siblings.format(cpu), str(cpu)) for cpu in allowed})
-
-
-def memory_bytes():
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def simd_names():
-    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_tile")
-    return " ".join(name for name in wanted if name in cpu_flags()) or "no AVX2"

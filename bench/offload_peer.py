@@ -4,12 +4,14 @@ on stderr, so that whoever kills the process knows how far it came. SIGINT ends 
 of the steps that were done."""
 
 import argparse
-import ctypes
 import json
 import os
 import signal
 import sys
 import time
+
+import common_llama
+from common_llama import about, context_params, decode, open_model, read_bytes
 
 stop_early = False
 
@@ -21,12 +23,6 @@ def on_interrupt(*_):
 
 def begin_phase(name):
     print(f"phase: {name}", file=sys.stderr, flush=True)
-
-
-def read_bytes():
-    """What this process has fetched from the drive; page faults of a mapping and their read-ahead count."""
-    with open("/proc/self/io", encoding="ascii") as file:
-        return int(dict(line.split(": ") for line in file)["read_bytes"])
 
 
 def resident_bytes():
@@ -52,62 +48,11 @@ def read_ids(path):
         return [int(word) for word in file.read().replace(",", " ").split()]
 
 
-def ggml_version():
-    """The versions in ggml itself, where this build has them."""
-    import llama_cpp
-
-    folder = os.path.join(os.path.dirname(llama_cpp.__file__), "lib")
-    try:
-        ggml = ctypes.CDLL(os.path.join(folder, "libggml-base.so"))
-        ggml.ggml_version.restype = ggml.ggml_commit.restype = ctypes.c_char_p
-        return f"{ggml.ggml_version().decode()} ({ggml.ggml_commit().decode()})"
-    except (OSError, AttributeError):
-        return None
-
-
-def about(llama):
-    return {"llama_cpp_python": llama.__version__, "ggml": ggml_version(),
-            "system_info": llama.llama_print_system_info().decode().strip().strip("|").strip()}
-
-
-def open_model(llama, options):
-    params = llama.llama_model_default_params()
-    names = {field[0] for field in params._fields_}
-    params.n_gpu_layers = 0
-    if "load_mode" in names:
-        params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
-    else:
-        params.use_mmap = True
-    # Repacked weights are a copy in anonymous memory, which cannot be dropped and read again.
-    if "use_extra_bufts" in names:
-        params.use_extra_bufts = options.repack
-    model = llama.llama_model_load_from_file(options.model.encode(), params)
-    if not model:
-        sys.exit("llama.cpp does not load the model")
-    return model
-
-
 def open_context(llama, model, options, n_ctx):
-    params = llama.llama_context_default_params()
-    names = {field[0] for field in params._fields_}
-    params.n_ctx = n_ctx
-    params.n_threads = params.n_threads_batch = options.threads
+    params = context_params(llama, n_ctx, options.threads)
     if options.batch:
         params.n_batch = params.n_ubatch = options.batch
-    if "swa_full" in names:
-        params.swa_full = False  # as the programs of llama.cpp do: no KV cache beyond the sliding window
-    context = llama.llama_init_from_model(model, params)
-    if not context:
-        sys.exit("llama.cpp makes no context")
-    return context, params.n_batch
-
-
-def decode(llama, context, ids):
-    array = (llama.llama_token * len(ids))(*ids)
-    code = llama.llama_decode(context, llama.llama_batch_get_one(array, len(ids)))
-    if code:
-        sys.exit(f"llama_decode failed with code {code}")
-    llama.llama_synchronize(context)
+    return common_llama.open_context(llama, model, params), params.n_batch
 
 
 def best_token(llama, numpy, context, n_vocab):
@@ -124,7 +69,8 @@ def run(llama, options):
     marks = [(time.monotonic(), read_bytes())]
 
     begin_phase("load")
-    model = open_model(llama, options)
+    # Repacked weights are a copy in anonymous memory, which cannot be dropped and read again.
+    model = open_model(llama, options.model, mmap=True, repack=options.repack)
     n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     context, n_batch = open_context(llama, model, options, len(ids) + options.tokens)
     marks.append((time.monotonic(), read_bytes()))

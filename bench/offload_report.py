@@ -1,19 +1,9 @@
 """What bench/offload prints: where and on what it ran, the table of medians with the bounds of the drive and of
 the processor, and the ratios."""
 
-import statistics
+from common_report import aligned, median_of, number, percent, range_of, three_digits
 
 GIB = float(1 << 30)
-
-
-def median_of(runs, key):
-    values = [run[key] for run in runs if run.get(key) is not None]
-    return statistics.median(values) if values else None
-
-
-def range_of(runs, key):
-    values = [run[key] for run in runs if run.get(key) is not None]
-    return (min(values), max(values)) if values else None
 
 
 def ceiling_text(ceiling_bytes):
@@ -82,21 +72,6 @@ def summarise(runs, drive_gbps):
 # ---- text
 
 
-def number(value, form, unknown="-"):
-    return unknown if value is None else format(value, form)
-
-
-def three_digits(value):
-    """Speeds span 0.02 to 2000 tokens/s."""
-    if value is None:
-        return "-"
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 1 else f"{value:.2g}"
-
-
-def percent(value):
-    return "-" if value is None else f"{100 * value:.0f}%"
-
-
 def megabytes(value):
     if value is None:
         return "-"
@@ -124,17 +99,7 @@ def cells(row):
 
 
 def table(rows):
-    lines = [list(HEADINGS)] + [cells(row) for row in rows]
-    full = [line for line in lines if len(line) == len(HEADINGS)]
-    widths = [max(len(line[i]) for line in full) for i in range(len(HEADINGS))]
-    for i in (0, 1):  # a failed row has these as well
-        widths[i] = max(len(line[i]) for line in lines)
-    texts = []
-    for line in lines:
-        padded = [cell.ljust(width) if i < 2 else cell.rjust(width) if len(line) == len(HEADINGS) else cell
-                  for i, (cell, width) in enumerate(zip(line, widths))]
-        texts.append("  ".join(padded).rstrip())
-    return texts
+    return aligned([list(HEADINGS)] + [cells(row) for row in rows], 2)
 
 
 def ratios(rows):
@@ -194,11 +159,6 @@ def describe_drive(measured, drive_gbps):
     if not measured:
         return f"{drive_gbps:.2f} GB/s, as told"
     return f"{describe_measured(measured)}; the bounds take {drive_gbps:.2f} GB/s"
-
-
-def provenance_lines(provenance):
-    width = max(map(len, provenance))
-    return [f"{name:<{width}}  {value}" for name, value in provenance.items()]
 
 
 def full_report(rows, runs, n_tokens, drive):
