@@ -1,42 +1,57 @@
-// The kernels' laboratory: times matrix products of every type, instruction set and some shapes of Gemma 4
-// against what this machine can read and compute at best.
+// The kernels' laboratory: times every operation of the device interface, for the types, instruction sets and
+// shapes of Gemma 4, against what this machine can read and compute at best, and measures its error.
 //
-// Weights come from a ring of copies larger than any cache, as in a decoder that reads each weight once a
-// token. Times are the best of many calls, as is the roofline: both mean an undisturbed machine.
+// Operands that a decoder reads once a token come from a ring of copies larger than any cache. Times are the
+// best of many calls, as is the roofline, which is measured before and after: both mean an undisturbed
+// machine.
 #include "backends/cpu/cpu.h"
-#include "backends/cpu/dequantize.h"
-#include "bench/roofline.h"
-#include "tests/weights.h"
+#include "backends/cpu/isa.h"
+#include "backends/cpu/memory.h"
+#include "bench/report.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <getopt.h>
-#include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
-#define RING_BYTES ((size_t)192 << 20)
-#define ERROR_SAMPLES 24
+#define TIMED_SECONDS 20e-6 // shorter calls on cached operands are timed together
+#define MAX_TIMED_CALLS 256
+#define LEAST_TIMES 3
 
-struct shape {
-    uint32_t rows, cols;
-};
-
-// 26B-A4B: dense up, expert up, expert down; 31B: dense down.
-static const struct shape shapes[] = {{2112, 2816}, {1408, 2816}, {2816, 704}, {5376, 21504}};
-static const uint32_t token_counts[] = {1, 4, 32, 512};
+static const struct family *const families[] = {&matmul_family,    &geglu_family,  &expert_family,
+                                                &attention_family, &vector_family, &rows_family};
+#define N_FAMILIES (sizeof families / sizeof *families)
 
 struct options {
-    const char *type, *isa;
-    uint32_t tokens, threads, shape; // 0: all; shape counts from 1
+    const char *filter, *json_path;
     double cell_seconds;
+    uint32_t threads;
+    bool list, file_layout;
 };
 
-struct cell {
-    struct lode_matrix weight;
-    uint32_t n_copies, tokens;
-    struct lode_rows x, out;
+struct bench {
+    struct options options;
+    enum { COUNT, LIST, MEASURE } mode;
+    const struct family *family;
+    enum cpu_isa isa;
+    struct lode_device *device; // NULL until the family has a cell that is wanted
+    struct report report;
+    size_t n_wanted;
 };
+
+// Set by a signal: what has been measured is printed, the rest left out.
+static volatile sig_atomic_t stopped;
+
+static void stop(int signal)
+{
+    (void)signal;
+    stopped = 1;
+}
 
 static void die(const char *text)
 {
@@ -44,199 +59,277 @@ static void die(const char *text)
     exit(1);
 }
 
-static void *allocate(size_t bytes)
+// ---- the filter ----
+
+static bool is_part_of_word(char c)
 {
-    void *memory = aligned_alloc(64, (bytes + 64 + 63) / 64 * 64);
-    if (!memory)
-        die("out of memory");
-    return memory;
+    return isalnum((unsigned char)c) || c == '_';
 }
 
-// Random blocks, repeated out of order: making every block anew would take longer than timing them.
-static struct cell make_cell(enum lode_type type, struct shape shape, uint32_t tokens)
+// The word stands in the line, not as a part of a longer one.
+static bool has_word(const char *line, const char *word, size_t length)
 {
-    const struct lode_type_traits *traits = lode_type_find(type);
-    struct cell cell = {.tokens = tokens};
-    size_t row_bytes = (size_t)shape.cols / traits->block_elems * traits->block_bytes;
-    size_t bytes = row_bytes * shape.rows;
-    cell.n_copies = (uint32_t)(tokens == 1 && bytes < RING_BYTES ? RING_BYTES / bytes : 1);
-    uint8_t *data = allocate(bytes * cell.n_copies);
-    struct test_random random = {type};
-    size_t seed_blocks = 4096;
-    for (size_t b = 0; b < bytes / traits->block_bytes; b++) {
-        if (b < seed_blocks)
-            test_random_block(&random, type, data + b * traits->block_bytes);
-        else
-            memcpy(data + b * traits->block_bytes, data + (b * 31 % seed_blocks) * traits->block_bytes,
-                   traits->block_bytes);
+    for (const char *at = line; *at; at++)
+        if (strncasecmp(at, word, length) == 0 && (at == line || !is_part_of_word(at[-1])) &&
+            !is_part_of_word(at[length]))
+            return true;
+    return false;
+}
+
+// All words of the filter are there; of words with commas between them, one is.
+static bool matches(const char *line, const char *filter)
+{
+    while (*(filter += strspn(filter, " "))) {
+        const char *end = filter + strcspn(filter, " ");
+        bool found = false;
+        while (filter < end) {
+            size_t length = strcspn(filter, ", ");
+            found = found || (length && has_word(line, filter, length));
+            filter += length + (filter[length] == ',');
+        }
+        if (!found)
+            return false;
     }
-    for (uint32_t c = 1; c < cell.n_copies; c++)
-        memcpy(data + c * bytes, data, bytes);
-    cell.weight = (struct lode_matrix){data, type, shape.rows, shape.cols, row_bytes};
-    cell.x = (struct lode_rows){allocate((size_t)tokens * shape.cols * sizeof(float)), tokens, shape.cols,
-                                shape.cols};
-    cell.out = (struct lode_rows){allocate((size_t)tokens * shape.rows * sizeof(float)), tokens, shape.rows,
-                                  shape.rows};
-    for (size_t i = 0; i < (size_t)tokens * shape.cols; i++)
-        cell.x.data[i] = test_random_float(&random);
-    return cell;
+    return true;
 }
 
-static void free_cell(struct cell *cell)
+// ---- measuring ----
+
+static void open_device(struct bench *bench)
 {
-    free((void *)(uintptr_t)cell->weight.data);
-    free(cell->x.data);
-    free(cell->out.data);
+    struct lode_error error;
+    struct cpu_options options = {.threads = bench->options.threads, .isa = cpu_isa_name(bench->isa)};
+    if (cpu_open(&bench->device, &options, &error) != LODE_OK ||
+        bench->device->ops->reserve(bench->device, &bench->family->limits, &error) != LODE_OK)
+        die(error.text);
 }
 
-static double best_seconds(struct lode_device *device, const struct cell *cell, double budget_seconds)
+static void close_device(struct bench *bench)
 {
-    double best = 1e9, begin = seconds_now();
-    size_t bytes = cell->weight.row_bytes * cell->weight.rows;
-    for (uint32_t call = 0; call < 2 * cell->n_copies || seconds_now() - begin < budget_seconds; call++) {
-        struct lode_matrix weight = cell->weight;
-        weight.data = (const uint8_t *)cell->weight.data + call % cell->n_copies * bytes;
-        double start = seconds_now();
-        device->ops->matmul(device, &cell->out, &weight, 1, cell->x);
-        double taken = seconds_now() - start;
+    if (bench->device)
+        bench->device->ops->close(bench->device);
+    bench->device = NULL;
+}
+
+static double timed_calls(struct cell *cell, const struct cell_ops *ops, uint32_t copy, uint32_t n_calls)
+{
+    double start = seconds_now();
+    for (uint32_t i = 0; i < n_calls; i++)
+        ops->run(cell, copy);
+    return (seconds_now() - start) / n_calls;
+}
+
+struct timing {
+    struct cell *cell;
+    const struct cell_ops *ops;
+    double budget_seconds, best_seconds;
+};
+
+// In a pass, as a model runs its operations.
+static void time_cell(void *user)
+{
+    struct timing *timing = user;
+    struct cell *cell = timing->cell;
+    const struct cell_ops *ops = timing->ops;
+    double begin = seconds_now(), best = timed_calls(cell, ops, 0, 1);
+    uint32_t n_calls = 1;
+    if (cell->n_copies == 1 && best < TIMED_SECONDS)
+        n_calls =
+            best * MAX_TIMED_CALLS > TIMED_SECONDS ? (uint32_t)(TIMED_SECONDS / best) + 1 : MAX_TIMED_CALLS;
+    for (uint32_t time = 1; time < LEAST_TIMES || seconds_now() - begin < timing->budget_seconds; time++) {
+        if (best > 4 * timing->budget_seconds)
+            break; // far longer than any disturbance
+        double taken = timed_calls(cell, ops, time % cell->n_copies, n_calls);
         best = taken < best ? taken : best;
     }
-    return best;
+    timing->best_seconds = best;
 }
 
-// Largest deviation of some results from double precision, rounding of the activations included, in parts of
-// the sum of the magnitudes.
-static double worst_error(const struct cell *cell)
+static void show_progress(const struct bench *bench, const char *line)
 {
-    struct test_random random = {3};
-    const struct lode_matrix *w = &cell->weight;
-    float *row = allocate(w->cols * sizeof *row);
-    double worst = 0;
-    for (int s = 0; s < ERROR_SAMPLES; s++) {
-        uint32_t r = test_random_u32(&random) % w->rows, i = test_random_u32(&random) % cell->tokens;
-        cpu_dequantize(row, w->type, (const uint8_t *)w->data + r * w->row_bytes, w->cols);
-        const float *x = cell->x.data + (size_t)i * cell->x.stride;
-        double sum = 0, magnitude = 0;
-        for (uint32_t c = 0; c < w->cols; c++) {
-            sum += (double)row[c] * x[c];
-            magnitude += fabs((double)row[c] * x[c]);
-        }
-        worst = fmax(worst, fabs(cell->out.data[(size_t)i * cell->out.stride + r] - sum) / magnitude);
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%zu of %zu: %-80.80s\r", bench->report.n_rows + 1, bench->n_wanted, line);
+}
+
+static void measure(struct bench *bench, struct row *row, const struct cell_ops *ops, const void *spec)
+{
+    struct cell cell = {.device = bench->device,
+                        .file_layout = bench->options.file_layout,
+                        .spec = spec,
+                        .random = {bench->report.n_rows}};
+    ops->make(&cell);
+    struct timing timing = {&cell, ops, bench->options.cell_seconds, 0};
+    bench->device->ops->pass(bench->device, time_cell, &timing);
+    row->seconds = timing.best_seconds;
+    row->cost = cell.cost;
+    row->error = ops->worst_error(&cell);
+    for (uint32_t b = 0; b < cell.n_blocks; b++)
+        cpu_memory_free(cell.blocks[b].memory, cell.blocks[b].bytes);
+}
+
+void bench_offer(struct bench *bench, const char *op, const char *type, const char *shape,
+                 const struct cell_ops *ops, const void *spec)
+{
+    char line[160];
+    snprintf(line, sizeof line, "%-17s %-13s %-8s %s", op, type, cpu_isa_name(bench->isa), shape);
+    if (stopped || (bench->options.filter && !matches(line, bench->options.filter)))
+        return;
+    if (bench->mode == COUNT) {
+        bench->n_wanted++;
+        return;
     }
-    free(row);
-    return worst;
+    if (bench->mode == LIST) {
+        puts(line);
+        return;
+    }
+    if (!bench->device)
+        open_device(bench);
+    show_progress(bench, line);
+    struct row *row = &bench->report.rows[bench->report.n_rows];
+    *row = (struct row){.isa = bench->isa};
+    snprintf(row->op, sizeof row->op, "%s", op);
+    snprintf(row->type, sizeof row->type, "%s", type);
+    snprintf(row->shape, sizeof row->shape, "%s", shape);
+    measure(bench, row, ops, spec);
+    bench->report.n_rows++;
 }
 
-static void print_cell(struct lode_device *device, const struct cell *cell, const struct roofline *roofline,
-                       double budget_seconds)
+static void go_through(struct bench *bench)
 {
-    double seconds = best_seconds(device, cell, budget_seconds);
-    const struct lode_matrix *w = &cell->weight;
-    double gbps = (double)w->row_bytes * w->rows / seconds * 1e-9;
-    double gflops = 2.0 * w->rows * w->cols * cell->tokens / seconds * 1e-9;
-    bool quantised = lode_type_find(w->type)->block_elems > 1;
-    double peak = quantised ? roofline->int8_gflops : roofline->float_gflops;
-    double memory_share = gbps / roofline->read_gbps, compute_share = peak > 0 ? gflops / peak : 0;
-    bool bound_by_memory = memory_share > compute_share;
-    printf("%-8s %-7s %5ux%-5u %4u %10.1f %8.2f %9.1f %5.0f%% %-7s %8.1e\n", cpu_isa(device),
-           lode_type_name(w->type), w->rows, w->cols, cell->tokens, seconds * 1e6, gbps, gflops,
-           100 * (bound_by_memory ? memory_share : compute_share), bound_by_memory ? "read" : "compute",
-           worst_error(cell));
-    fflush(stdout);
+    for (int isa = 0; isa < CPU_ISA_END; isa++) {
+        if (!cpu_isa_available(isa))
+            continue;
+        bench->isa = isa;
+        for (size_t f = 0; f < N_FAMILIES; f++) {
+            bench->family = families[f];
+            bench->family->list(bench);
+            close_device(bench);
+        }
+    }
 }
 
-static bool wants_type(const struct options *options, enum lode_type type)
+static uint32_t count_threads(const struct options *options)
 {
-    return !options->type || strcasecmp(options->type, lode_type_name(type)) == 0;
-}
-
-static void bench_device(struct lode_device *device, const struct options *options,
-                         const struct roofline *roofline)
-{
-    struct lode_limits limits = {.rows = 512, .cols = 21504, .ffn_width = 32, .expert_rows = 1};
     struct lode_error error;
-    if (device->ops->reserve(device, &limits, &error) != LODE_OK)
+    struct lode_device *device;
+    struct cpu_options cpu = {.threads = options->threads};
+    if (cpu_open(&device, &cpu, &error) != LODE_OK)
         die(error.text);
-    for (unsigned t = 0; t < test_n_types; t++)
-        for (unsigned s = 0; s < sizeof shapes / sizeof *shapes; s++)
-            for (unsigned n = 0; n < sizeof token_counts / sizeof *token_counts; n++) {
-                uint32_t block = lode_type_find(test_types[t])->block_elems;
-                bool wanted = wants_type(options, test_types[t]) &&
-                              (!options->shape || options->shape == s + 1) &&
-                              (!options->tokens || options->tokens == token_counts[n]);
-                if (!wanted || shapes[s].cols % block)
-                    continue;
-                struct cell cell = make_cell(test_types[t], shapes[s], token_counts[n]);
-                print_cell(device, &cell, roofline, options->cell_seconds);
-                free_cell(&cell);
-            }
+    uint32_t threads = cpu_threads(device);
+    device->ops->close(device);
+    return threads;
 }
 
-static void print_usage(void)
+static void measure_all(struct bench *bench)
 {
-    puts("usage: kernels [--type NAME] [--isa NAME] [--rows N] [--shape 1-4] [--threads N] [--quick]\n"
-         "Times matrix products: --rows 1, 4, 32 or 512 rows of activations; all that is not chosen is run.");
+    struct report *report = &bench->report;
+    report->rows = calloc(bench->n_wanted, sizeof *report->rows);
+    if (!report->rows)
+        die("no memory for the rows of the table");
+    report->threads = count_threads(&bench->options);
+    report->file_layout = bench->options.file_layout;
+    signal(SIGINT, stop);
+    signal(SIGTERM, stop);
+    report->start = roofline_measure(report->threads);
+    bench->mode = MEASURE;
+    go_through(bench);
+    report->end = roofline_measure(report->threads);
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "%-110s\r", "");
+    report_print(report);
+    if (stopped)
+        printf("Interrupted after %zu of %zu cells.\n", report->n_rows, bench->n_wanted);
+    if (bench->options.json_path && !report_write_json(report, bench->options.json_path)) {
+        fprintf(stderr, "kernels: cannot write %s: %s\n", bench->options.json_path, strerror(errno));
+        exit(1);
+    }
+    free(report->rows);
+}
+
+// ---- options ----
+
+static void print_usage(FILE *to)
+{
+    fputs(
+        "usage: kernels [--filter WORDS] [--seconds S] [--threads N] [--file-layout] [--json FILE] [--list]\n"
+        "Times the operations of the CPU device against what the machine can do, and measures their error.\n"
+        "  --filter WORDS  cells that have all the words in their line of --list; a,b: either of them\n"
+        "                  for example --filter \"matmul Q4_0,Q6_K avx2 26b rows=1\"\n"
+        "  --seconds S     for each cell, 0.2 unless told; the best call counts\n"
+        "  --threads N     one for each physical core unless told\n"
+        "  --json FILE     the figures, the roofline before and after included\n"
+        "  --list          only say what there is\n",
+        to);
+}
+
+static void refuse(const char *option, const char *value)
+{
+    fprintf(stderr, "kernels: --%s %s: must be a number above 0\n", option, value);
+    exit(2);
 }
 
 static struct options parse_options(int n_args, char **args)
 {
     static const struct option long_options[] = {
-        {"type", required_argument, NULL, 't'},  {"isa", required_argument, NULL, 'i'},
-        {"rows", required_argument, NULL, 'r'},  {"threads", required_argument, NULL, 'n'},
-        {"shape", required_argument, NULL, 's'}, {"quick", no_argument, NULL, 'q'},
-        {"help", no_argument, NULL, 'h'},        {0},
+        {"filter", required_argument, NULL, 'f'},  {"seconds", required_argument, NULL, 's'},
+        {"threads", required_argument, NULL, 't'}, {"json", required_argument, NULL, 'j'},
+        {"file-layout", no_argument, NULL, 'a'},   {"list", no_argument, NULL, 'l'},
+        {"help", no_argument, NULL, 'h'},          {0},
     };
-    struct options options = {.cell_seconds = 0.5};
+    struct options options = {.cell_seconds = 0.2};
     for (int c; (c = getopt_long(n_args, args, "", long_options, NULL)) != -1;) {
-        uint32_t number = optarg ? (uint32_t)strtoul(optarg, NULL, 10) : 0;
+        char *rest = "";
         switch (c) {
-        case 't':
-            options.type = optarg;
-            break;
-        case 'i':
-            options.isa = optarg;
-            break;
-        case 'r':
-            options.tokens = number;
-            break;
-        case 'n':
-            options.threads = number;
+        case 'f':
+            options.filter = optarg;
             break;
         case 's':
-            options.shape = number;
+            options.cell_seconds = strtod(optarg, &rest);
+            if (*rest || !(options.cell_seconds > 0))
+                refuse("seconds", optarg);
             break;
-        case 'q':
-            options.cell_seconds = 0.05;
+        case 't':
+            options.threads = (uint32_t)strtoul(optarg, &rest, 10);
+            if (*rest || !options.threads)
+                refuse("threads", optarg);
+            break;
+        case 'j':
+            options.json_path = optarg;
+            break;
+        case 'a':
+            options.file_layout = true;
+            break;
+        case 'l':
+            options.list = true;
             break;
         case 'h':
-            print_usage();
+            print_usage(stdout);
             exit(0);
         default:
-            print_usage();
+            print_usage(stderr);
             exit(2);
         }
+    }
+    if (optind < n_args) {
+        print_usage(stderr);
+        exit(2);
     }
     return options;
 }
 
 int main(int n_args, char **args)
 {
-    struct options options = parse_options(n_args, args);
-    for (int isa = 0; isa < CPU_ISA_END; isa++) {
-        if (!cpu_isa_available(isa) || (options.isa && strcmp(options.isa, cpu_isa_name(isa)) != 0))
-            continue;
-        struct lode_device *device;
-        struct lode_error error;
-        struct cpu_options cpu = {.threads = options.threads, .isa = cpu_isa_name(isa)};
-        if (cpu_open(&device, &cpu, &error) != LODE_OK)
-            die(error.text);
-        struct roofline roofline = measure_roofline(isa, cpu_threads(device));
-        printf("%s, %u threads: reads %.1f GB/s, computes %.0f GFLOP/s float, %.0f int8\n", cpu_isa_name(isa),
-               cpu_threads(device), roofline.read_gbps, roofline.float_gflops, roofline.int8_gflops);
-        printf("%-8s %-7s %11s %4s %10s %8s %9s %6s %-7s %8s\n", "isa", "type", "weights", "rows", "us",
-               "GB/s", "GFLOP/s", "of", "peak", "error");
-        bench_device(device, &options, &roofline);
-        device->ops->close(device);
+    struct bench bench = {.options = parse_options(n_args, args)};
+    go_through(&bench);
+    if (bench.n_wanted == 0) {
+        fputs("kernels: no cell has all the words of the filter; --list says what there is\n", stderr);
+        return 2;
+    }
+    if (bench.options.list) {
+        bench.mode = LIST;
+        go_through(&bench);
+    } else {
+        measure_all(&bench);
     }
     return 0;
 }

@@ -1,21 +1,23 @@
-// Peaks by loops that do nothing else; see roofline.h.
+// The rates at which threads read, and the machine's figures together; see roofline.h.
 #include "bench/roofline.h"
 
-#include <stdlib.h>
+#include "backends/cpu/memory.h"
+
 #include <string.h>
 #include <time.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-#define READ_BYTES ((size_t)512 << 20)
-#define PASS_BYTES ((size_t)16 << 20) // timed at once; passes go through all of it before they come back
-#define PASSES 128
-#define ROUNDS 50
-#define STEPS 200000
+#define MEMORY_BYTES ((size_t)512 << 20)
+#define CHUNK_BYTES ((size_t)512 << 10)
+#define PASS_CHUNKS 4 // of each thread are timed at once, 8 at least; passes go through all of the memory
+#define READ_SECONDS 0.8
+#define CACHED_BYTES ((size_t)16 << 10) // of each thread: within every first-level cache
+#define CACHED_ROUNDS 1000
+#define THREAD_SECONDS 0.15 // longer than another program keeps a core from us at once
 
 typedef uint64_t lanes __attribute__((vector_size(32)));
+typedef uint64_t (*walk_fn)(lanes *data, size_t n);
+
+#define LANES(bytes) ((bytes) / sizeof(lanes))
 
 double seconds_now(void)
 {
@@ -24,139 +26,168 @@ double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-#define PAGE_LANES (4096 / sizeof(lanes))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
-// Four pages side by side: more reads in flight than one stream gets, 26 instead of 21 GB/s on a Zen 3 core.
-static uint64_t sum_words(const lanes *data, size_t n)
+// Reads n vectors as several streams side by side, `length` vectors each. More streams have more reads in
+// flight than one, 26 instead of 21 GB/s on a Zen 3 core; which number and length is best differs from one
+// place in memory to the next.
+static ALWAYS_INLINE uint64_t walk(const lanes *data, size_t n, size_t streams, size_t length, bool fetch)
 {
     lanes sums[4] = {0};
-    for (size_t page = 0; page + 4 * PAGE_LANES <= n; page += 4 * PAGE_LANES)
-        for (size_t i = 0; i < PAGE_LANES; i += 2)
-            for (size_t j = 0; j < 4; j++)
-                sums[j] += data[page + j * PAGE_LANES + i] + data[page + j * PAGE_LANES + i + 1];
+    for (size_t group = 0; group + streams * length <= n; group += streams * length)
+        for (size_t i = 0; i < length; i += 2)
+            for (size_t j = 0; j < streams; j++) {
+                const lanes *at = data + group + j * length + i;
+                if (fetch)
+                    __builtin_prefetch(at + streams * length);
+                sums[j % 4] += at[0] + at[1];
+            }
     lanes sum = sums[0] + sums[1] + sums[2] + sums[3];
     return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-static double read_gbps(uint32_t threads)
+static ALWAYS_INLINE uint64_t update(lanes *data, size_t n)
 {
-    lanes *data = aligned_alloc(64, READ_BYTES);
-    if (!data)
-        return 0;
-    memset(data, 1, READ_BYTES);
-    double best = 1e9;
-    volatile uint64_t sink = 0;
-    for (int pass = 0; pass < PASSES; pass++) {
-        const lanes *part = data + pass * PASS_BYTES % READ_BYTES / sizeof *data;
-        double start = seconds_now();
-        uint64_t sum = 0;
-#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : sum)
-        for (size_t chunk = 0; chunk < PASS_BYTES >> 18; chunk++)
-            sum += sum_words(part + (chunk << 18) / sizeof *data, ((size_t)1 << 18) / sizeof *data);
-        sink += sum;
-        double taken = seconds_now() - start;
-        best = taken < best ? taken : best;
-    }
-    (void)sink;
-    free(data);
-    return (double)PASS_BYTES / best * 1e-9;
+    for (size_t i = 0; i < n; i++)
+        data[i] += 1;
+    return data[0][0];
 }
 
+#define N_READS 5
+
+// The same for a set of instructions; the last changes what it reads.
+#define WALKS(name, attribute)                                                                               \
+    attribute static uint64_t walk_one_##name(lanes *data, size_t n)                                         \
+    {                                                                                                        \
+        return walk(data, n, 1, LANES(4096), false);                                                         \
+    }                                                                                                        \
+    attribute static uint64_t walk_pages_##name(lanes *data, size_t n)                                       \
+    {                                                                                                        \
+        return walk(data, n, 4, LANES(4096), false);                                                         \
+    }                                                                                                        \
+    attribute static uint64_t walk_fetched_##name(lanes *data, size_t n)                                     \
+    {                                                                                                        \
+        return walk(data, n, 4, LANES(4096), true);                                                          \
+    }                                                                                                        \
+    attribute static uint64_t walk_rows_##name(lanes *data, size_t n)                                        \
+    {                                                                                                        \
+        return walk(data, n, 8, LANES(2048), true);                                                          \
+    }                                                                                                        \
+    attribute static uint64_t walk_wide_##name(lanes *data, size_t n)                                        \
+    {                                                                                                        \
+        return walk(data, n, 8, LANES(65536), false);                                                        \
+    }                                                                                                        \
+    attribute static uint64_t update_##name(lanes *data, size_t n)                                           \
+    {                                                                                                        \
+        return update(data, n);                                                                              \
+    }                                                                                                        \
+    static const walk_fn walks_##name[N_READS + 1] = {walk_one_##name,     walk_pages_##name,                \
+                                                      walk_fetched_##name, walk_rows_##name,                 \
+                                                      walk_wide_##name,    update_##name};
+
+WALKS(portable, )
 #if defined(__x86_64__)
-// Eight sums by name: arrays of vectors stay in memory at some levels of optimisation. The empty assembly
-// keeps the compiler from seeing that the sums are never used.
-#define EIGHT(macro) macro(0) macro(1) macro(2) macro(3) macro(4) macro(5) macro(6) macro(7)
-#define KEEP(value) __asm__ volatile("" : "+v"(value))
-
-__attribute__((target("avx2,fma"))) static void float_loop_avx2(void)
-{
-    __m256 factor = _mm256_set1_ps(0.5f);
-#define SUM(i) __m256 sum##i = factor;
-#define STEP(i)                                                                                              \
-    sum##i = _mm256_fmadd_ps(sum##i, factor, factor);                                                        \
-    KEEP(sum##i);
-    EIGHT(SUM)
-    for (int step = 0; step < STEPS; step++) {
-        EIGHT(STEP)
-    }
-#undef SUM
-#undef STEP
-}
-
-__attribute__((target("avx2"))) static void int8_loop_avx2(void)
-{
-    __m256i codes = _mm256_set1_epi8(3), x = _mm256_set1_epi8(-5);
-#define SUM(i) __m256i sum##i = x, product##i;
-#define STEP(i)                                                                                              \
-    product##i = _mm256_maddubs_epi16(codes, x);                                                             \
-    KEEP(product##i);                                                                                        \
-    sum##i = _mm256_add_epi16(sum##i, product##i);                                                           \
-    KEEP(sum##i);
-    EIGHT(SUM)
-    for (int step = 0; step < STEPS; step++) {
-        EIGHT(STEP)
-    }
-#undef SUM
-#undef STEP
-}
-
-__attribute__((target("avx512f"))) static void float_loop_avx512(void)
-{
-    __m512 factor = _mm512_set1_ps(0.5f);
-#define SUM(i) __m512 sum##i = factor;
-#define STEP(i)                                                                                              \
-    sum##i = _mm512_fmadd_ps(sum##i, factor, factor);                                                        \
-    KEEP(sum##i);
-    EIGHT(SUM)
-    for (int step = 0; step < STEPS; step++) {
-        EIGHT(STEP)
-    }
-#undef SUM
-#undef STEP
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static void int8_loop_avx512(void)
-{
-    __m512i codes = _mm512_set1_epi8(3), x = _mm512_set1_epi8(-5);
-#define SUM(i) __m512i sum##i = x;
-#define STEP(i)                                                                                              \
-    sum##i = _mm512_dpbusd_epi32(sum##i, codes, x);                                                          \
-    KEEP(sum##i);
-    EIGHT(SUM)
-    for (int step = 0; step < STEPS; step++) {
-        EIGHT(STEP)
-    }
-#undef SUM
-#undef STEP
-}
-
-static double gflops(void (*loop)(void), double multiply_adds, uint32_t threads)
-{
-    double best = 1e9;
-    for (int round = 0; round < ROUNDS; round++) {
-        double start = seconds_now();
-#pragma omp parallel num_threads(threads)
-        loop();
-        double taken = seconds_now() - start;
-        best = taken < best ? taken : best;
-    }
-    return 2 * multiply_adds * STEPS * threads / best * 1e-9;
-}
+WALKS(avx2, __attribute__((target("avx2"))))
 #endif
 
-struct roofline measure_roofline(enum cpu_isa isa, uint32_t threads)
+static const walk_fn *walks(void)
 {
-    struct roofline roofline = {.read_gbps = read_gbps(threads)};
 #if defined(__x86_64__)
-    if (isa == CPU_ISA_AVX2) {
-        roofline.float_gflops = gflops(float_loop_avx2, 8 * 8, threads);
-        roofline.int8_gflops = gflops(int8_loop_avx2, 8 * 32, threads);
-    } else if (isa == CPU_ISA_AVX512) {
-        roofline.float_gflops = gflops(float_loop_avx512, 8 * 16, threads);
-        roofline.int8_gflops = gflops(int8_loop_avx512, 8 * 64, threads);
-    }
-#else
-    (void)isa;
+    if (cpu_isa_available(CPU_ISA_AVX2))
+        return walks_avx2;
 #endif
+    return walks_portable;
+}
+
+static double pass_seconds(walk_fn walk_chunk, char *data, size_t n_chunks, uint32_t threads)
+{
+    double start = seconds_now();
+    uint64_t sum = 0;
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 1) reduction(+ : sum)
+    for (size_t chunk = 0; chunk < n_chunks; chunk++)
+        sum += walk_chunk((lanes *)(void *)(data + chunk * CHUNK_BYTES), LANES(CHUNK_BYTES));
+    __asm__ volatile("" : : "r"(sum));
+    return seconds_now() - start;
+}
+
+static double best_gbps(char *memory, const walk_fn *ways, size_t n_ways, uint32_t threads)
+{
+    const size_t n_chunks = threads > 2 ? threads * PASS_CHUNKS : 2 * PASS_CHUNKS;
+    const size_t pass_bytes = n_chunks * CHUNK_BYTES, n_passes = MEMORY_BYTES / pass_bytes;
+    double best = 1e9, begin = seconds_now();
+    for (size_t pass = 0; seconds_now() - begin < READ_SECONDS; pass++) {
+        char *part = memory + pass % n_passes * pass_bytes;
+        double taken = pass_seconds(ways[pass % n_ways], part, n_chunks, threads);
+        best = taken < best ? taken : best;
+    }
+    return (double)pass_bytes / best * 1e-9;
+}
+
+// Memory like the engine's, with huge pages where the system has them.
+static void measure_memory(struct roofline *roofline, uint32_t threads)
+{
+    void *memory;
+    if (cpu_memory_alloc(&memory, MEMORY_BYTES, NULL) != LODE_OK)
+        return;
+    memset(memory, 1, MEMORY_BYTES);
+    roofline->read_gbps = best_gbps(memory, walks(), N_READS, threads);
+    roofline->update_gbps = 2 * best_gbps(memory, walks() + N_READS, 1, threads);
+    cpu_memory_free(memory, MEMORY_BYTES);
+}
+
+double best_calls_per_second(void (*call)(void), uint32_t threads)
+{
+    double total = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+    {
+        double best = 1e9, begin = seconds_now(), now = begin;
+        while (now - begin < THREAD_SECONDS) {
+            double start = now;
+            call();
+            now = seconds_now();
+            best = now - start < best ? now - start : best;
+        }
+        total += 1 / best;
+    }
+    return total;
+}
+
+static void read_cached(void)
+{
+    lanes data[LANES(CACHED_BYTES)];
+    const walk_fn walk_cached = walks()[0];
+    memset(data, 1, sizeof data);
+    for (int round = 0; round < CACHED_ROUNDS; round++) {
+        uint64_t sum = walk_cached(data, LANES(CACHED_BYTES));
+        __asm__ volatile("" : : "r"(sum), "r"(data) : "memory");
+    }
+}
+
+struct roofline roofline_measure(uint32_t threads)
+{
+    struct roofline roofline = {0};
+    measure_memory(&roofline, threads);
+    roofline.cached_gbps =
+        (double)CACHED_BYTES * CACHED_ROUNDS * best_calls_per_second(read_cached, threads) * 1e-9;
+    for (unsigned p = 0; p < CPU_ISA_END; p++)
+        roofline.peaks[p] = peak_measure(p, threads);
     return roofline;
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+struct roofline roofline_better(const struct roofline *a, const struct roofline *b)
+{
+    struct roofline better = {.read_gbps = larger(a->read_gbps, b->read_gbps),
+                              .update_gbps = larger(a->update_gbps, b->update_gbps),
+                              .cached_gbps = larger(a->cached_gbps, b->cached_gbps)};
+    for (unsigned p = 0; p < CPU_ISA_END; p++)
+        better.peaks[p] = (struct peak){larger(a->peaks[p].float_gflops, b->peaks[p].float_gflops),
+                                        larger(a->peaks[p].bf16_gflops, b->peaks[p].bf16_gflops),
+                                        larger(a->peaks[p].int8_gflops, b->peaks[p].int8_gflops),
+                                        larger(a->peaks[p].narrow_gflops, b->peaks[p].narrow_gflops)};
+    return better;
 }

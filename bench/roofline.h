@@ -1,5 +1,5 @@
-// What this machine can do at best: the rate at which threads read memory, and at which they multiply and
-// add.
+// What this machine can do at best: the rates at which its threads read memory and caches, and at which they
+// multiply and add with each instruction set. The laboratory holds its figures against these.
 #ifndef LODE_BENCH_ROOFLINE_H
 #define LODE_BENCH_ROOFLINE_H
 
@@ -7,15 +7,33 @@
 
 #include <stdint.h>
 
+// A multiply-add counts as two operations; 0 where the processor lacks it.
+struct peak {
+    double float_gflops;
+    double bf16_gflops;   // that of floats where there is nothing better for this type
+    double int8_gflops;   // dot products of bytes, summed in 32 bits
+    double narrow_gflops; // of codes so narrow that AVX2 may sum several products in 16 bits
+};
+
 struct roofline {
-    double read_gbps;
-    double float_gflops; // with the instructions that the ISA's kernels for float weights use
-    double int8_gflops;  // with those for quantised weights; a multiply-add counts as two
+    double read_gbps;   // memory, all threads together
+    double update_gbps; // the same when all that is read is also written; both ways count
+    double cached_gbps; // first-level caches, all threads together
+    struct peak peaks[CPU_ISA_END];
 };
 
 double seconds_now(void);
 
-// Takes about a second. The portable kernels have no peak of their own: both are 0.
-struct roofline measure_roofline(enum cpu_isa isa, uint32_t threads);
+// Calls by all threads together, each at its own best and none waiting for another: for work that shares
+// nothing, so that a thread which loses its core spoils no more than its own call.
+double best_calls_per_second(void (*call)(void), uint32_t threads);
+
+struct peak peak_measure(enum cpu_isa isa, uint32_t threads);
+
+// Takes two to four seconds.
+struct roofline roofline_measure(uint32_t threads);
+
+// The higher of both in each figure: whatever disturbs a measurement makes it lower.
+struct roofline roofline_better(const struct roofline *a, const struct roofline *b);
 
 #endif
