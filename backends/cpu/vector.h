@@ -12,6 +12,41 @@
 
 #define CPU_KV_FORMATS 3 // enum lode_kv_format
 
+// Error bounds against exact arithmetic on the same inputs, of the kernels and of the operations on top, in
+// units of u = 2^-24, the rounding of a float of magnitude 1. Every instruction set keeps them on random data
+// (tests/test_cpu_bounds.c, over a thousand shapes); what sums can lose at worst is far more.
+//
+//   sum_squares      4 u
+//   rms_norm         5 u
+//   add_rms_norm     5 u of the term that is added, 2 u of the sum
+//   add, scale       2 u, u
+//   exp_sum          4 u of each power, and |x - max| u for the difference; 0 instead of less than e^-87;
+//                    12 u of the sum of thousands
+//   geglu            5 u, and u |up| where the gate closes
+//   softcap          5 u
+//   rope             3 u of |a cos| + |b sin|, and 1e-10 (|a| + |b|) for the angle, at any position
+//   router           8 u, and u for each unit between an expert's logit and the largest
+//   weighted_sum     k u of the sum of the terms' magnitudes
+//   kv_pack          F32 exact; F16 to the nearest, ties to even; Q8_0 half a code (1/254 of the largest of a
+//                    block) and 2^-11 of the largest for the rounding of the scale
+//   attention        (4 + sqrt(keys) / 4 + s) u of the sum of p |v|, s being the largest of the keys' sums of
+//                    |q k|: an error of a score is one of its power of e
+
+// Keys of a block of attention: its scores are softened at once. A multiple of three, the keys of a register
+// tile, and of all vectors. Sums of values are loaded and stored once a block: 32 keys were 7% slower.
+#define CPU_KEY_BLOCK 96
+#define CPU_SCORE_STRIDE (CPU_KEY_BLOCK + 16) // floats, between the queries
+
+// Where sums of values go: rows of sums, or joined to other rows, which may be the last thing done to them:
+// totals = totals * keep[i] + sums * gain[i], and the sums are not stored.
+struct cpu_sums {
+    float *sums;
+    size_t stride; // floats, of sums and totals
+    bool fresh;    // the sums are 0 whatever the rows hold
+    float *totals; // or NULL
+    const float *keep, *gain;
+};
+
 struct cpu_vector_kernels {
     double (*sum_squares)(const float *x, size_t n);
     float (*max)(const float *x, size_t n); // n >= 1
@@ -37,18 +72,26 @@ struct cpu_vector_kernels {
     // (a, b) = (a cos - b sin, b cos + a sin), a = x[0 .. half-1], b = x[half ..].
     void (*rotate)(float *x, const float *cosine, const float *sine, size_t half);
 
-    // One row of a KV cache of each format, from and to floats. n is a multiple of 32. Unpack: n_rows rows
-    // that lie one behind the other in the cache, `stride` floats apart in out.
+    // Floats to one row of a KV cache of each format. n is a multiple of 32.
     void (*kv_pack[CPU_KV_FORMATS])(void *row, const float *x, size_t n);
-    void (*kv_unpack[CPU_KV_FORMATS])(float *out, size_t stride, const void *rows, size_t n_rows, size_t n);
 
-    // scores[i * score_stride + j] = q row i . k row j; n_k is a multiple of 4, n of 32.
-    void (*dot_tile)(float *scores, size_t score_stride, const float *q, size_t q_stride, size_t n_q,
-                     const float *k, size_t k_stride, size_t n_k, size_t n);
-    // out row i = out row i * decay[i] + sum over j < n_k of p[i * p_stride + j] * v row j; n is a multiple
-    // of 32.
-    void (*sum_tile)(float *out, size_t out_stride, const float *decay, const float *p, size_t p_stride,
-                     size_t n_q, const float *v, size_t v_stride, size_t n_k, size_t n);
+    // Tiles of attention, over n_k rows that lie one behind the other in a cache of each format; n is a
+    // multiple of 32. They ask for the bytes from `ahead` on, as many as they read; 0: for none.
+    //
+    // scores[i * CPU_SCORE_STRIDE + j] = q row i . key j. Up to three floats behind the last are overwritten.
+    void (*dot_tile[CPU_KV_FORMATS])(float *scores, const float *q, size_t q_stride, size_t n_q,
+                                     const void *keys, size_t n_k, size_t n, uintptr_t ahead);
+    // Adds the sum over j < n_k of p[i * CPU_SCORE_STRIDE + j] * value j to row i of the sums.
+    void (*sum_tile[CPU_KV_FORMATS])(struct cpu_sums out, const float *p, size_t n_q, const void *values,
+                                     size_t n_k, size_t n, uintptr_t ahead);
+
+    // Turns the scores begin .. end - 1 of a block (begin < end <= CPU_KEY_BLOCK) into weights relative to
+    // the new maximum, and the others of the block into 0. Adds the weights to *weight; the return value is
+    // what the old ones were multiplied with.
+    float (*soften)(float *scores, size_t begin, size_t end, float *max, double *weight);
+
+    // total = total * keep + part * gain; n is a multiple of 32.
+    void (*join)(float *total, float keep, const float *part, float gain, size_t n);
 };
 
 // NULL if it is not built in. In isa.c, whose table it looks up.

@@ -7,10 +7,12 @@
 #include "backends/cpu/kv_q8_0.h"
 #include "base/half.h"
 
+#include <math.h>
 #include <string.h>
 
 #define VECTOR_TABLE cpu_vector_avx2
 #define VF 8
+#define TILE_SUMS 12
 typedef __m256 vf;
 
 static inline vf v_load(const float *x)

@@ -9,6 +9,7 @@
 #include "backends/cpu/kv_q8_0.h"
 #include "base/half.h"
 
+#include <math.h>
 #include <string.h>
 
 #ifdef LODE_SIMDE
@@ -19,6 +20,7 @@ extern const struct cpu_vector_kernels VECTOR_TABLE;
 #endif
 
 #define VF 16
+#define TILE_SUMS 24
 typedef __m512 vf;
 
 static inline vf v_load(const float *x)

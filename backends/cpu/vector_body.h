@@ -12,6 +12,11 @@
 //   v_sum, v_max_lane                one float from all lanes
 //   v_sum4(out, a, b, c, d)          four sums
 //   v_load_f16, v_store_f16, v_load_i8, v_store_i8 (of whole numbers within -127 .. 127)
+// and TILE_SUMS, how many sums stay in the registers beside what they are made of (12 or 24).
+
+#ifndef ALWAYS_INLINE
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#endif
 
 #define ROUND_SHIFT 0x1.8p23f // added to |x| < 2^22 it leaves round(x), ties to even, in the low bits
 
@@ -193,184 +198,7 @@ static void rotate(float *x, const float *cosine, const float *sine, size_t half
     }
 }
 
-// ---- rows of a KV cache
-// --------------------------------------------------------------------------------------
-
-static void kv_pack_f16(void *row, const float *x, size_t n)
-{
-    uint16_t *half = row;
-    for (size_t i = 0; i < n; i += VF)
-        v_store_f16(half + i, v_load(x + i));
-}
-
-static void kv_unpack_f16(float *out, size_t stride, const void *rows, size_t n_rows, size_t n)
-{
-    const uint16_t *half = rows;
-    for (size_t r = 0; r < n_rows; r++, half += n, out += stride)
-        for (size_t i = 0; i < n; i += VF)
-            v_store(out + i, v_load_f16(half + i));
-}
-
-// Quantises with the scale as it is stored, so that its rounding to half costs nothing.
-static void kv_pack_q8_0(void *row, const float *x, size_t n)
-{
-    struct cpu_kv_q8_0 *block = row;
-    for (size_t b = 0; b < n / 32; b++, block++, x += 32) {
-        vf lanes = v_set1(0);
-        for (size_t i = 0; i < 32; i += VF)
-            lanes = v_max(lanes, v_abs(v_load(x + i)));
-        block->scale = lode_f32_to_f16(v_max_lane(lanes) / 127);
-        float scale = lode_f16_to_f32(block->scale);
-        vf inverse = v_set1(scale > 0 ? 1 / scale : 0);
-        for (size_t i = 0; i < 32; i += VF) {
-            vf q = v_mul(v_load(x + i), inverse);
-            q = v_min(v_max(q, v_set1(-127)), v_set1(127));
-            v_store_i8(block->values + i, v_sub(v_add(q, v_set1(ROUND_SHIFT)), v_set1(ROUND_SHIFT)));
-        }
-    }
-}
-
-static void kv_unpack_q8_0(float *out, size_t stride, const void *rows, size_t n_rows, size_t n)
-{
-    const struct cpu_kv_q8_0 *block = rows;
-    for (size_t r = 0; r < n_rows; r++, out += stride)
-        for (size_t i = 0; i < n; i += 32, block++) {
-            vf scale = v_set1(v_f16_scalar(block->scale));
-            for (size_t j = 0; j < 32; j += VF)
-                v_store(out + i + j, v_mul(scale, v_load_i8(block->values + j)));
-        }
-}
-
-static void kv_pack_f32(void *row, const float *x, size_t n)
-{
-    memcpy(row, x, n * sizeof *x);
-}
-
-static void kv_unpack_f32(float *out, size_t stride, const void *rows, size_t n_rows, size_t n)
-{
-    const float *row = rows;
-    for (size_t r = 0; r < n_rows; r++, row += n, out += stride)
-        memcpy(out, row, n * sizeof *row);
-}
-
-// ---- attention
-// -----------------------------------------------------------------------------------------------
-
-// Two queries on four keys: 8 sums hide the latency of FMA, and 6 loads feed 8 of them.
-static inline void dot_2x4(float *scores, size_t score_stride, const float *q, size_t q_stride,
-                           const float *k, size_t k_stride, size_t n)
-{
-    const float *q1 = q + q_stride, *k1 = k + k_stride, *k2 = k1 + k_stride, *k3 = k2 + k_stride;
-    vf a0 = v_set1(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-    for (size_t i = 0; i < n; i += VF) {
-        vf a = v_load(q + i), b = v_load(q1 + i), key;
-        key = v_load(k + i);
-        a0 = v_fma(a, key, a0);
-        b0 = v_fma(b, key, b0);
-        key = v_load(k1 + i);
-        a1 = v_fma(a, key, a1);
-        b1 = v_fma(b, key, b1);
-        key = v_load(k2 + i);
-        a2 = v_fma(a, key, a2);
-        b2 = v_fma(b, key, b2);
-        key = v_load(k3 + i);
-        a3 = v_fma(a, key, a3);
-        b3 = v_fma(b, key, b3);
-    }
-    v_sum4(scores, a0, a1, a2, a3);
-    v_sum4(scores + score_stride, b0, b1, b2, b3);
-}
-
-static inline void dot_1x4(float *scores, const float *q, const float *k, size_t k_stride, size_t n)
-{
-    const float *k1 = k + k_stride, *k2 = k1 + k_stride, *k3 = k2 + k_stride;
-    vf a0 = v_set1(0), a1 = a0, a2 = a0, a3 = a0;
-    for (size_t i = 0; i < n; i += VF) {
-        vf a = v_load(q + i);
-        a0 = v_fma(a, v_load(k + i), a0);
-        a1 = v_fma(a, v_load(k1 + i), a1);
-        a2 = v_fma(a, v_load(k2 + i), a2);
-        a3 = v_fma(a, v_load(k3 + i), a3);
-    }
-    v_sum4(scores, a0, a1, a2, a3);
-}
-
-// Keys outside: four of them (8 KiB at 512 floats) stay in the first-level cache while the queries pass.
-static void dot_tile(float *scores, size_t score_stride, const float *q, size_t q_stride, size_t n_q,
-                     const float *k, size_t k_stride, size_t n_k, size_t n)
-{
-    for (size_t j = 0; j < n_k; j += 4) {
-        const float *keys = k + j * k_stride;
-        size_t i = 0;
-        for (; i + 2 <= n_q; i += 2)
-            dot_2x4(scores + i * score_stride + j, score_stride, q + i * q_stride, q_stride, keys, k_stride,
-                    n);
-        if (i < n_q)
-            dot_1x4(scores + i * score_stride + j, q + i * q_stride, keys, k_stride, n);
-    }
-}
-
-// Four vectors of the sums of two queries over all values: again 8 sums, and 6 loads for 8 FMAs.
-static inline void sum_2x4(float *out, size_t out_stride, const float *decay, const float *p, size_t p_stride,
-                           const float *v, size_t v_stride, size_t n_k)
-{
-    float *out1 = out + out_stride;
-    vf da = v_set1(decay[0]), db = v_set1(decay[1]);
-    vf a0 = v_mul(v_load(out), da), a1 = v_mul(v_load(out + VF), da);
-    vf a2 = v_mul(v_load(out + 2 * VF), da), a3 = v_mul(v_load(out + 3 * VF), da);
-    vf b0 = v_mul(v_load(out1), db), b1 = v_mul(v_load(out1 + VF), db);
-    vf b2 = v_mul(v_load(out1 + 2 * VF), db), b3 = v_mul(v_load(out1 + 3 * VF), db);
-    for (size_t j = 0; j < n_k; j++, v += v_stride) {
-        vf pa = v_set1(p[j]), pb = v_set1(p[p_stride + j]), value;
-        value = v_load(v);
-        a0 = v_fma(pa, value, a0);
-        b0 = v_fma(pb, value, b0);
-        value = v_load(v + VF);
-        a1 = v_fma(pa, value, a1);
-        b1 = v_fma(pb, value, b1);
-        value = v_load(v + 2 * VF);
-        a2 = v_fma(pa, value, a2);
-        b2 = v_fma(pb, value, b2);
-        value = v_load(v + 3 * VF);
-        a3 = v_fma(pa, value, a3);
-        b3 = v_fma(pb, value, b3);
-    }
-    v_store(out, a0);
-    v_store(out + VF, a1);
-    v_store(out + 2 * VF, a2);
-    v_store(out + 3 * VF, a3);
-    v_store(out1, b0);
-    v_store(out1 + VF, b1);
-    v_store(out1 + 2 * VF, b2);
-    v_store(out1 + 3 * VF, b3);
-}
-
-static inline void sum_1x1(float *out, float decay, const float *p, const float *v, size_t v_stride,
-                           size_t n_k)
-{
-    vf sum = v_mul(v_load(out), v_set1(decay));
-    for (size_t j = 0; j < n_k; j++)
-        sum = v_fma(v_set1(p[j]), v_load(v + j * v_stride), sum);
-    v_store(out, sum);
-}
-
-// Columns outside: 32 values of 4 vectors (4 KiB with AVX2) stay in the first-level cache while the queries
-// pass.
-static void sum_tile(float *out, size_t out_stride, const float *decay, const float *p, size_t p_stride,
-                     size_t n_q, const float *v, size_t v_stride, size_t n_k, size_t n)
-{
-    for (size_t d = 0; d < n;) {
-        bool wide = d + 4 * VF <= n;
-        size_t i = 0;
-        for (; wide && i + 2 <= n_q; i += 2)
-            sum_2x4(out + i * out_stride + d, out_stride, decay + i, p + i * p_stride, p_stride, v + d,
-                    v_stride, n_k);
-        for (; i < n_q; i++)
-            for (size_t e = d; e < d + (wide ? 4 * VF : VF); e += VF)
-                sum_1x1(out + i * out_stride + e, decay[i], p + i * p_stride, v + e, v_stride, n_k);
-        d += wide ? 4 * VF : VF;
-    }
-}
+#include "backends/cpu/vector_attention.h"
 
 const struct cpu_vector_kernels VECTOR_TABLE = {
     .sum_squares = sum_squares,
@@ -385,9 +213,10 @@ const struct cpu_vector_kernels VECTOR_TABLE = {
     .rotate = rotate,
     .kv_pack =
         {[LODE_CACHE_F16] = kv_pack_f16, [LODE_CACHE_Q8_0] = kv_pack_q8_0, [LODE_CACHE_F32] = kv_pack_f32},
-    .kv_unpack = {[LODE_CACHE_F16] = kv_unpack_f16,
-                  [LODE_CACHE_Q8_0] = kv_unpack_q8_0,
-                  [LODE_CACHE_F32] = kv_unpack_f32},
-    .dot_tile = dot_tile,
-    .sum_tile = sum_tile,
+    .dot_tile =
+        {[LODE_CACHE_F16] = dot_tile_f16, [LODE_CACHE_Q8_0] = dot_tile_q8_0, [LODE_CACHE_F32] = dot_tile_f32},
+    .sum_tile =
+        {[LODE_CACHE_F16] = sum_tile_f16, [LODE_CACHE_Q8_0] = sum_tile_q8_0, [LODE_CACHE_F32] = sum_tile_f32},
+    .soften = soften,
+    .join = join,
 };

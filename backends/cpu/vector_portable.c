@@ -4,10 +4,12 @@
 #include "backends/cpu/vector.h"
 #include "base/half.h"
 
+#include <math.h>
 #include <string.h>
 
 #define VECTOR_TABLE cpu_vector_portable
 #define VF 4
+#define TILE_SUMS 12
 typedef float vf __attribute__((vector_size(16)));
 typedef uint32_t vu __attribute__((vector_size(16)));
 
@@ -114,9 +116,16 @@ static inline float v_f16_scalar(uint16_t x)
     return lode_f16_to_f32(x);
 }
 
+// A half's bits 13 places higher are those of the float 2^-112 times as large, subnormal ones too.
 static inline vf v_load_f16(const uint16_t *x)
 {
-    return (vf){lode_f16_to_f32(x[0]), lode_f16_to_f32(x[1]), lode_f16_to_f32(x[2]), lode_f16_to_f32(x[3])};
+    typedef uint16_t halves __attribute__((vector_size(8)));
+    halves packed;
+    memcpy(&packed, x, sizeof packed);
+    vu half = __builtin_convertvector(packed, vu), size = half & 0x7fff, sign = (half & 0x8000) << 16;
+    vu finite = (vu)((vf)(size << 13) * 0x1p112f), special = (size << 13) | 0x7f800000u;
+    vu is_special = (vu)(size >= 0x7c00);
+    return (vf)(sign | (special & is_special) | (finite & ~is_special));
 }
 
 static inline void v_store_f16(uint16_t *x, vf a)
