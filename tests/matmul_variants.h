@@ -3,7 +3,7 @@
 #ifndef LODE_TEST_MATMUL_VARIANTS_H
 #define LODE_TEST_MATMUL_VARIANTS_H
 
-#include "backends/cpu/cpu_device.h"
+#include "backends/cpu/tasks.h"
 
 #include <criterion/criterion.h>
 
@@ -39,5 +39,27 @@ static inline unsigned list_matmul_variants(struct matmul_variant *out)
     struct matmul_variant variants_[MAX_MATMUL_VARIANTS];                                                    \
     unsigned n_variants_ = list_matmul_variants(variants_);                                                  \
     for (const struct matmul_variant *variant = variants_; variant < variants_ + n_variants_; variant++)
+
+// A device that has only kernels for products, and a team.
+static inline struct cpu_device open_matmul_device(const struct matmul_variant *variant, uint32_t threads,
+                                                   const struct lode_limits *limits)
+{
+    struct cpu_device device = {
+        .threads = threads, .matmul = variant->kernels, .vector = cpu_vector_kernels_for(variant->isa)};
+    struct lode_error error;
+    cr_assert_eq(cpu_matmul_reserve(&device.matmul_scratch, threads, variant->kernels->workspace_bytes,
+                                    limits, &error),
+                 LODE_OK);
+    cr_assert_eq(cpu_team_open(&device.team, threads, &error), LODE_OK);
+    cr_assert_eq(cpu_workers_open(&device, &error), LODE_OK);
+    return device;
+}
+
+static inline void close_matmul_device(struct cpu_device *device)
+{
+    cpu_matmul_release(&device->matmul_scratch);
+    cpu_workers_close(device);
+    cpu_team_close(device->team);
+}
 
 #endif

@@ -1,6 +1,5 @@
 // The matrix operations of the CPU device: sharing of prepared activations, experts, threads, scratch and
 // embedding.
-#include "backends/cpu/tasks.h"
 #include "tests/matmul_variants.h"
 #include "tests/weights.h"
 
@@ -10,26 +9,6 @@
 
 static const struct lode_limits limits = {
     .rows = 300, .cols = 512, .ffn_width = 96, .n_heads = 1, .head_size = 32, .expert_rows = 700};
-
-static struct cpu_device open_device(const struct matmul_variant *variant, uint32_t threads)
-{
-    struct cpu_device device = {
-        .threads = threads, .matmul = variant->kernels, .vector = cpu_vector_kernels_for(variant->isa)};
-    struct lode_error error;
-    cr_assert_eq(cpu_matmul_reserve(&device.matmul_scratch, threads, variant->kernels->workspace_bytes,
-                                    &limits, &error),
-                 LODE_OK);
-    cr_assert_eq(cpu_team_open(&device.team, threads, &error), LODE_OK);
-    cr_assert_eq(cpu_workers_open(&device, &error), LODE_OK);
-    return device;
-}
-
-static void close_device(struct cpu_device *device)
-{
-    cpu_matmul_release(&device->matmul_scratch);
-    cpu_workers_close(device);
-    cpu_team_close(device->team);
-}
 
 static struct lode_rows make_rows(struct test_random *random, uint32_t n, uint32_t cols)
 {
@@ -88,7 +67,7 @@ Test(matmul_ops, several_weights_share_the_activations)
     FOR_MATMUL_VARIANTS(variant)
     for (uint32_t t = 0; t < 5; t++) {
         struct test_random random = {t};
-        struct cpu_device device = open_device(variant, 2);
+        struct cpu_device device = open_matmul_device(variant, 2, &limits);
         struct test_matrix weights[5];
         struct lode_matrix matrices[5];
         struct lode_rows outs[5], x = make_rows(&random, tokens[t], 512);
@@ -104,7 +83,7 @@ Test(matmul_ops, several_weights_share_the_activations)
             free(outs[i].data);
         }
         free(x.data);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 
@@ -130,7 +109,7 @@ Test(matmul_ops, geglu_gates_the_products)
     FOR_MATMUL_VARIANTS(variant)
     for (int t = 0; t < 3; t++) {
         struct test_random random = {(uint64_t)t};
-        struct cpu_device device = open_device(variant, 2);
+        struct cpu_device device = open_matmul_device(variant, 2, &limits);
         struct test_matrix gate = test_matrix_make(&random, types[t][0], 83, 256, 0);
         struct test_matrix up = test_matrix_make(&random, types[t][1], 83, 256, 0);
         struct lode_rows x = make_rows(&random, tokens[t], 256), out = make_rows(&random, x.n, 83);
@@ -145,7 +124,7 @@ Test(matmul_ops, geglu_gates_the_products)
         test_matrix_free(&up);
         free(x.data);
         free(out.data);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 
@@ -234,7 +213,7 @@ Test(matmul_ops, experts_write_each_slot_with_their_own_weights)
     FOR_MATMUL_VARIANTS(variant)
     for (int t = 0; t < 3; t++) {
         struct test_random random = {(uint64_t)t};
-        struct cpu_device device = open_device(variant, 2);
+        struct cpu_device device = open_matmul_device(variant, 2, &limits);
         struct routing routing = make_routing(&random, n_tokens[t]);
         cpu_experts(&device.base, routing.out, routing.x, routing.jobs, N_EXPERTS);
         for (int e = 0; e < N_EXPERTS; e++) {
@@ -244,7 +223,7 @@ Test(matmul_ops, experts_write_each_slot_with_their_own_weights)
                                  row_of(routing.out, (uint32_t)job->slots[i]), variant->name);
         }
         free_routing(&routing);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 
@@ -268,7 +247,7 @@ Test(matmul_ops, experts_give_the_same_bits_in_any_order_and_number_of_calls)
     FOR_MATMUL_VARIANTS(variant)
     {
         struct test_random random = {11};
-        struct cpu_device device = open_device(variant, 2);
+        struct cpu_device device = open_matmul_device(variant, 2, &limits);
         struct routing routing = make_routing(&random, 150);
         cpu_experts(&device.base, routing.out, routing.x, routing.jobs, N_EXPERTS);
         float *want = copy_of(routing.out);
@@ -282,7 +261,7 @@ Test(matmul_ops, experts_give_the_same_bits_in_any_order_and_number_of_calls)
         check_same(routing.out, want, variant->name);
         free(want);
         free_routing(&routing);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 
@@ -296,7 +275,7 @@ Test(matmul_ops, any_number_of_threads_gives_the_same_bits)
         struct lode_rows x = make_rows(&random, tokens, 512), out = make_rows(&random, tokens, 333);
         float *want = NULL, *want_experts = NULL;
         for (uint32_t threads = 1; threads <= 5; threads += 2) {
-            struct cpu_device device = open_device(variant, threads);
+            struct cpu_device device = open_matmul_device(variant, threads, &limits);
             cpu_matmul(&device.base, &out, &weights.matrix, 1, x);
             cpu_experts(&device.base, routing.out, routing.x, routing.jobs, N_EXPERTS);
             if (!want) {
@@ -305,7 +284,7 @@ Test(matmul_ops, any_number_of_threads_gives_the_same_bits)
             }
             check_same(out, want, variant->name);
             check_same(routing.out, want_experts, variant->name);
-            close_device(&device);
+            close_matmul_device(&device);
         }
         free(want);
         free(want_experts);
@@ -322,7 +301,7 @@ Test(matmul_ops, embedding_scales_the_rows_that_are_asked_for)
     for (unsigned t = 0; t < test_n_types; t++) {
         struct test_random random = {t};
         struct matmul_variant portable = {"portable", CPU_ISA_PORTABLE, &cpu_matmul_portable};
-        struct cpu_device device = open_device(&portable, 2);
+        struct cpu_device device = open_matmul_device(&portable, 2, &limits);
         struct test_matrix table = test_matrix_make(&random, test_types[t], 13, 512, 6);
         struct lode_rows out = make_rows(&random, 4, 512);
         cpu_embed(&device.base, out, &table.matrix, ids, 1.5f);
@@ -336,7 +315,7 @@ Test(matmul_ops, embedding_scales_the_rows_that_are_asked_for)
             }
         test_matrix_free(&table);
         free(out.data);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 

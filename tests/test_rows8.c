@@ -1,7 +1,6 @@
 // Interleaved weights: every byte comes back, and products and embeddings are those of the file's order, bit
 // for bit.
 #include "backends/cpu/rows8.h"
-#include "backends/cpu/tasks.h"
 #include "tests/matmul_variants.h"
 #include "tests/weights.h"
 
@@ -14,26 +13,6 @@
 
 static const struct lode_limits limits = {
     .rows = MAX_TOKENS, .cols = MAX_COLS, .ffn_width = MAX_ROWS, .n_heads = 1, .head_size = 32};
-
-static struct cpu_device open_device(const struct matmul_variant *variant, uint32_t threads)
-{
-    struct cpu_device device = {
-        .threads = threads, .matmul = variant->kernels, .vector = cpu_vector_kernels_for(variant->isa)};
-    struct lode_error error;
-    cr_assert_eq(cpu_matmul_reserve(&device.matmul_scratch, threads, variant->kernels->workspace_bytes,
-                                    &limits, &error),
-                 LODE_OK);
-    cr_assert_eq(cpu_team_open(&device.team, threads, &error), LODE_OK);
-    cr_assert_eq(cpu_workers_open(&device, &error), LODE_OK);
-    return device;
-}
-
-static void close_device(struct cpu_device *device)
-{
-    cpu_matmul_release(&device->matmul_scratch);
-    cpu_workers_close(device);
-    cpu_team_close(device->team);
-}
 
 // Rows without a gap, as they are loaded, and a copy of them.
 struct pair {
@@ -117,7 +96,7 @@ Test(rows8, multiplies_to_the_same_bits_as_rows_in_the_order_of_the_file)
     {
         if (!variant->kernels->takes_rows8)
             continue;
-        struct cpu_device device = open_device(variant, 2);
+        struct cpu_device device = open_matmul_device(variant, 2, &limits);
         for (unsigned t = 0; t < test_n_types; t++)
             for (unsigned n = 0; n < sizeof tokens / sizeof *tokens; n++) {
                 const uint32_t rows = 8 * (1 + test_random_u32(&random) % (MAX_ROWS / 8));
@@ -129,7 +108,7 @@ Test(rows8, multiplies_to_the_same_bits_as_rows_in_the_order_of_the_file)
                 check_products(&device, &random, &pair, tokens[n], variant->name);
                 free_pair(&pair);
             }
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
 
@@ -138,7 +117,7 @@ Test(rows8, decodes_embedding_rows_to_the_same_bits)
     struct test_random random = {13};
     const struct matmul_variant portable = {"portable", CPU_ISA_PORTABLE,
                                             cpu_matmul_kernels_for(CPU_ISA_PORTABLE)};
-    struct cpu_device device = open_device(&portable, 1);
+    struct cpu_device device = open_matmul_device(&portable, 1, &limits);
     for (unsigned t = 0; t < test_n_types; t++) {
         if (!cpu_rows8_format(test_types[t]))
             continue;
@@ -157,7 +136,7 @@ Test(rows8, decodes_embedding_rows_to_the_same_bits)
             cr_assert_eq(memcmp(got + i * MAX_COLS, want + i * MAX_COLS, pair.file.cols * sizeof(float)), 0);
         free_pair(&pair);
     }
-    close_device(&device);
+    close_matmul_device(&device);
 }
 
 Test(rows8, leaves_alone_what_it_cannot_interleave)
@@ -165,7 +144,7 @@ Test(rows8, leaves_alone_what_it_cannot_interleave)
     struct test_random random = {14};
     FOR_MATMUL_VARIANTS(variant)
     {
-        struct cpu_device device = open_device(variant, 1);
+        struct cpu_device device = open_matmul_device(variant, 1, &limits);
         struct pair odd = make_pair(&random, LODE_Q4_0, 15, 64),
                     floats = make_pair(&random, LODE_F16, 16, 64),
                     even = make_pair(&random, LODE_Q4_0, 16, 64);
@@ -180,6 +159,6 @@ Test(rows8, leaves_alone_what_it_cannot_interleave)
         free_pair(&odd);
         free_pair(&floats);
         free_pair(&even);
-        close_device(&device);
+        close_matmul_device(&device);
     }
 }
