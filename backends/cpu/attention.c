@@ -11,6 +11,7 @@
 #include "backends/cpu/attention.h"
 
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/tasks.h"
 
 #include <assert.h>
 #include <math.h>
@@ -412,15 +413,10 @@ static uint32_t most_chunks(const struct attention *call)
     return most;
 }
 
-static uint32_t ceil_div(uint32_t a, uint32_t b)
-{
-    return a / b + (a % b != 0);
-}
-
 static void cut_queries(struct attention *call)
 {
     call->queries = call->q.n * call->group;
-    call->tiles = ceil_div(call->queries, QUERY_TILE);
+    call->tiles = cpu_ceil_div(call->queries, QUERY_TILE);
     call->units = call->tiles * call->kv->n_heads;
 }
 
@@ -439,8 +435,8 @@ static void cut_call(struct attention *call, uint32_t n_heads)
     call->q.n = call->q.n < most ? call->q.n : (uint32_t)most;
     cut_queries(call);
     call->chunks = most_chunks(call);
-    call->chunks_a_part = ceil_div(call->units * call->chunks, PARTS_PER_THREAD * threads);
-    call->parts = ceil_div(call->chunks, call->chunks_a_part);
+    call->chunks_a_part = cpu_ceil_div(call->units * call->chunks, PARTS_PER_THREAD * threads);
+    call->parts = cpu_ceil_div(call->chunks, call->chunks_a_part);
 }
 
 static void attend_rows(const struct attention *call, uint32_t n_heads)
