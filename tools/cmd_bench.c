@@ -5,12 +5,11 @@
 #include "tools/message.h"
 #include "tools/model.h"
 #include "tools/options.h"
+#include "tools/stats_file.h"
 
 #include "profiles/read_bandwidth.h"
 
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 static const char command[] = "lode bench";
 enum { DEFAULT_BATCH = 512 };
@@ -154,30 +153,12 @@ static int measure(struct command_state *state, struct lode_error *error)
     return code || state->bench.interrupted ? code : measure_peak(state, error);
 }
 
-// Opened before the model is: an hour's run must not end in "no such directory".
-static int open_stats(struct command_state *state)
-{
-    if (!state->stats_path)
-        return EXIT_OK;
-    state->stats_file = fopen(state->stats_path, "we");
-    if (state->stats_file)
-        return EXIT_OK;
-    message_note(command, "cannot write %s: %s", state->stats_path, strerror(errno));
-    return EXIT_FAILED;
-}
-
 static int write_stats(struct command_state *state)
 {
     if (!state->stats_file)
         return EXIT_OK;
-    int failed = bench_print_json(state->stats_file, &state->bench, &state->setting);
-    if (fclose(state->stats_file) != 0)
-        failed = 1;
-    state->stats_file = NULL;
-    if (!failed)
-        return EXIT_OK;
-    message_note(command, "cannot write %s: %s", state->stats_path, strerror(errno));
-    return EXIT_FAILED;
+    const int failed = bench_print_json(state->stats_file, &state->bench, &state->setting);
+    return stats_file_close(&state->stats_file, failed, state->stats_path, command);
 }
 
 static int tell_results(struct command_state *state)
@@ -199,7 +180,7 @@ static int execute(struct command_state *state)
     int code = model_find(&state->model, command);
     if (code)
         return code;
-    code = open_stats(state);
+    code = stats_file_open(&state->stats_file, state->stats_path, command);
     if (code)
         return code;
     state->setting.path = state->model.path;

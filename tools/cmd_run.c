@@ -12,9 +12,9 @@
 #include "tools/report.h"
 #include "tools/sampling.h"
 #include "tools/stalls.h"
+#include "tools/stats_file.h"
 #include "tools/text.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -253,30 +253,12 @@ static void print_json(const struct run *run, const struct report *report)
     json_out_print(stdout, object); // main notices a failing stdout
 }
 
-// Opened before the model is: an hour's run must not end in "no such directory".
-static int open_stats(struct run *run)
-{
-    if (!run->stats_path)
-        return EXIT_OK;
-    run->stats_file = fopen(run->stats_path, "we");
-    if (run->stats_file)
-        return EXIT_OK;
-    message_note(command, "cannot write %s: %s", run->stats_path, strerror(errno));
-    return EXIT_FAILED;
-}
-
 static int write_stats(struct run *run, const struct report *report)
 {
     if (!run->stats_file)
         return EXIT_OK;
-    int failed = json_out_print(run->stats_file, report_json(report));
-    if (fclose(run->stats_file) != 0)
-        failed = 1;
-    run->stats_file = NULL;
-    if (!failed)
-        return EXIT_OK;
-    message_note(command, "cannot write %s: %s", run->stats_path, strerror(errno));
-    return EXIT_FAILED;
+    const int failed = json_out_print(run->stats_file, report_json(report));
+    return stats_file_close(&run->stats_file, failed, run->stats_path, command);
 }
 
 static int tell_results(struct run *run)
@@ -311,7 +293,7 @@ static int execute(struct run *run)
     int code = model_find(&run->model, command);
     if (code)
         return code;
-    code = open_stats(run);
+    code = stats_file_open(&run->stats_file, run->stats_path, command);
     if (code)
         return code;
     sampling_settle_seed(&run->sampling);
