@@ -85,27 +85,36 @@ static ALWAYS_INLINE void dot_part(enum lode_type type, unsigned tokens, __m256i
         add_fours(type, tokens, dots, part, x, first, step);
 }
 
-static ALWAYS_INLINE void dot_part_of_eight(enum lode_type type, unsigned tokens, __m256i dots[ROWS8_TOKENS],
-                                            struct rows8_block block, unsigned part,
-                                            const __m256i scale_pairs[2], const struct cpu_block *const *x)
+static ALWAYS_INLINE void dot_parts_of_eight(enum lode_type type, unsigned n, unsigned tokens,
+                                             __m256i dots[ROWS8_PARTS][ROWS8_TOKENS],
+                                             const struct rows8_parts *parts,
+                                             const __m256i scale_pairs[ROWS8_PARTS][2])
 {
     const unsigned step = pairs_in_16_bits(type);
     UNROLL
     for (unsigned first = 0; first < 8; first += step) {
-        __m256i pairs[ROWS8_TOKENS];
+        __m256i pairs[ROWS8_PARTS][ROWS8_TOKENS];
         UNROLL
         for (unsigned j = first; j < first + step; j++) {
-            const __m256i codes = rows8_four(type, block, part, j);
+            __m256i codes[ROWS8_PARTS];
+            rows8_ask(type, n, parts, j);
+            rows8_codes(codes, type, n, parts, j);
             UNROLL
-            for (unsigned i = 0; i < tokens; i++) {
-                __m256i products = dot_pairs(type, codes, broadcast_four(x[i], j));
-                pairs[i] = j > first ? _mm256_add_epi16(pairs[i], products) : products;
+            for (unsigned k = 0; k < n; k++) {
+                UNROLL
+                for (unsigned i = 0; i < tokens; i++) {
+                    __m256i products = dot_pairs(type, codes[k], broadcast_four(parts->x[i] + k, j));
+                    pairs[k][i] = j > first ? in_register(_mm256_add_epi16(pairs[k][i], products)) : products;
+                }
             }
         }
         UNROLL
-        for (unsigned i = 0; i < tokens; i++) {
-            __m256i sum = _mm256_madd_epi16(pairs[i], scale_pairs[first / 4]);
-            dots[i] = first ? _mm256_add_epi32(dots[i], sum) : sum;
+        for (unsigned k = 0; k < n; k++) {
+            UNROLL
+            for (unsigned i = 0; i < tokens; i++) {
+                __m256i sum = _mm256_madd_epi16(pairs[k][i], scale_pairs[k][first / 4]);
+                dots[k][i] = first ? in_register(_mm256_add_epi32(dots[k][i], sum)) : sum;
+            }
         }
     }
 }

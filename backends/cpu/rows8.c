@@ -4,32 +4,42 @@
 #include <string.h>
 
 #define WORD 4
+#define HALF 2
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
 static const struct cpu_rows8_format formats[LODE_TYPE_END] = {
-    [LODE_Q4_0] = {.code_offset = 2, .code_bytes = 16, .half_offset = 0, .has_half = true},
-    [LODE_Q4_1] = {.code_offset = 4, .code_bytes = 16, .words_offset = 0, .n_words = 1},
+    [LODE_Q4_0] = {.code_offset = 2, .code_bytes = 16, .halves_offset = 0, .n_halves = 1},
+    [LODE_Q4_1] = {.code_offset = 4, .code_bytes = 16, .halves_offset = 0, .n_halves = 2},
     [LODE_Q5_0] = {.code_offset = 6,
                    .code_bytes = 16,
                    .bits_offset = 2,
                    .has_bits = true,
-                   .half_offset = 0,
-                   .has_half = true},
+                   .halves_offset = 0,
+                   .n_halves = 1},
     [LODE_Q5_1] = {.code_offset = 8,
                    .code_bytes = 16,
                    .bits_offset = 4,
                    .has_bits = true,
-                   .words_offset = 0,
-                   .n_words = 1},
-    [LODE_Q8_0] = {.code_offset = 2, .code_bytes = 32, .half_offset = 0, .has_half = true},
-    [LODE_Q4_K] = {.code_offset = 16, .code_bytes = 128, .words_offset = 0, .n_words = 4},
-    [LODE_Q5_K] = {.code_offset = 16, .code_bytes = 160, .words_offset = 0, .n_words = 4},
-    [LODE_Q6_K] = {.code_offset = 0,
-                   .code_bytes = 192,
-                   .words_offset = 192,
-                   .n_words = 4,
-                   .half_offset = 208,
-                   .has_half = true},
+                   .halves_offset = 0,
+                   .n_halves = 2},
+    [LODE_Q8_0] = {.code_offset = 2, .code_bytes = 32, .halves_offset = 0, .n_halves = 1},
+    [LODE_Q4_K] = {.code_offset = 16,
+                   .code_bytes = 128,
+                   .words_offset = 4,
+                   .n_words = 3,
+                   .halves_offset = 0,
+                   .n_halves = 2,
+                   .whole_blocks = true},
+    [LODE_Q5_K] = {.code_offset = 16,
+                   .code_bytes = 160,
+                   .words_offset = 4,
+                   .n_words = 3,
+                   .halves_offset = 0,
+                   .n_halves = 2,
+                   .whole_blocks = true},
+    // The two 8-bit scales of a part are a head, which widens to a pair of factors.
+    [LODE_Q6_K] =
+        {.code_offset = 0, .code_bytes = 192, .halves_offset = 192, .n_halves = 9, .whole_blocks = true},
 };
 
 const struct cpu_rows8_format *cpu_rows8_format(enum lode_type type)
@@ -39,8 +49,8 @@ const struct cpu_rows8_format *cpu_rows8_format(enum lode_type type)
 
 size_t cpu_rows8_head_bytes(const struct cpu_rows8_format *format)
 {
-    return CPU_ROWS8 * ((format->has_bits ? WORD : 0) + (size_t)format->n_words * WORD +
-                        (format->has_half ? sizeof(uint16_t) : 0));
+    return CPU_ROWS8 *
+           ((format->has_bits ? WORD : 0) + (size_t)format->n_words * WORD + (size_t)format->n_halves * HALF);
 }
 
 static uint32_t load_word(const uint8_t *bytes)
@@ -81,8 +91,8 @@ static ALWAYS_INLINE void put_block(uint8_t *codes, uint8_t *heads, const struct
     }
     for (unsigned w = 0; w < format->n_words; w++, heads += CPU_ROWS8 * WORD)
         memcpy(heads + lane * WORD, block + format->words_offset + w * WORD, WORD);
-    if (format->has_half)
-        memcpy(heads + lane * sizeof(uint16_t), block + format->half_offset, sizeof(uint16_t));
+    for (unsigned h = 0; h < format->n_halves; h++, heads += CPU_ROWS8 * HALF)
+        memcpy(heads + lane * HALF, block + format->halves_offset + h * HALF, HALF);
 }
 
 static void take_block(uint8_t *block, const struct cpu_rows8_format *format, const uint8_t *codes,
@@ -97,8 +107,25 @@ static void take_block(uint8_t *block, const struct cpu_rows8_format *format, co
     }
     for (unsigned w = 0; w < format->n_words; w++, heads += CPU_ROWS8 * WORD)
         memcpy(block + format->words_offset + w * WORD, heads + lane * WORD, WORD);
-    if (format->has_half)
-        memcpy(block + format->half_offset, heads + lane * sizeof(uint16_t), sizeof(uint16_t));
+    for (unsigned h = 0; h < format->n_halves; h++, heads += CPU_ROWS8 * HALF)
+        memcpy(block + format->halves_offset + h * HALF, heads + lane * HALF, HALF);
+}
+
+// Where the codes and the heads of a block of eight rows begin in their group.
+struct block_place {
+    size_t codes, heads;
+};
+
+static ALWAYS_INLINE struct block_place place_of(const struct cpu_rows8_format *format, size_t n_blocks,
+                                                 size_t block)
+{
+    const size_t code_bytes = (size_t)CPU_ROWS8 * format->code_bytes,
+                 head_bytes = cpu_rows8_head_bytes(format);
+    if (format->whole_blocks) {
+        const size_t codes = block * (code_bytes + head_bytes);
+        return (struct block_place){codes, codes + code_bytes};
+    }
+    return (struct block_place){block * code_bytes, n_blocks * code_bytes + block * head_bytes};
 }
 
 // With the type as a constant the moves of a block are unrolled: three times as fast.
@@ -106,12 +133,12 @@ static ALWAYS_INLINE void interleave(enum lode_type type, uint8_t *group, size_t
                                      size_t row_bytes, const uint8_t *rows)
 {
     const struct cpu_rows8_format *format = &formats[type];
-    const size_t n_blocks = row_bytes / block_bytes, code_bytes = (size_t)CPU_ROWS8 * format->code_bytes,
-                 head_bytes = cpu_rows8_head_bytes(format);
-    uint8_t *codes = group, *heads = codes + n_blocks * code_bytes;
-    for (size_t b = 0; b < n_blocks; b++, codes += code_bytes, heads += head_bytes, rows += block_bytes)
+    const size_t n_blocks = row_bytes / block_bytes;
+    for (size_t b = 0; b < n_blocks; b++, rows += block_bytes) {
+        const struct block_place place = place_of(format, n_blocks, b);
         for (unsigned lane = 0; lane < CPU_ROWS8; lane++)
-            put_block(codes, heads, format, rows + lane * row_bytes, lane);
+            put_block(group + place.codes, group + place.heads, format, rows + lane * row_bytes, lane);
+    }
 }
 
 void cpu_rows8_interleave(void *group, enum lode_type type, size_t row_bytes, void *spare)
@@ -139,8 +166,7 @@ void cpu_rows8_extract(uint8_t *out, const struct lode_matrix *matrix, uint32_t 
 {
     const struct cpu_rows8_format *format = &formats[matrix->type];
     const size_t n_blocks = matrix->row_bytes / lode_type_find(matrix->type)->block_bytes;
-    const size_t code_bytes = (size_t)CPU_ROWS8 * format->code_bytes;
     const uint8_t *group = (const uint8_t *)matrix->data + row / CPU_ROWS8 * CPU_ROWS8 * matrix->row_bytes;
-    take_block(out, format, group + block * code_bytes,
-               group + n_blocks * code_bytes + block * cpu_rows8_head_bytes(format), row % CPU_ROWS8);
+    const struct block_place place = place_of(format, n_blocks, block);
+    take_block(out, format, group + place.codes, group + place.heads, row % CPU_ROWS8);
 }

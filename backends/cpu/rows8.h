@@ -5,9 +5,11 @@
 // codes of each of eight rows, as in a panel (x86_pack.h), and the eight scales lie side by side: a Zen 3
 // core computes with 34 instead of 20 GB/s of Q4_0, twice what it can read.
 //
-// The bytes are those of the file in another order, in the same place: a group of eight rows holds first the
-// codes of all its blocks, as 32-bit words, word w of the eight rows side by side; then the heads of all its
-// blocks (scales and minima), each field of the eight rows side by side.
+// The bytes are those of the file in another order, in the same place. First come codes, as 32-bit words,
+// word w of the eight rows side by side; then heads (scales and minima), each field of the eight rows side by
+// side. A group of eight rows holds first the codes of all its blocks, then the heads of all, so that codes
+// are aligned. The blocks of K-quants, a kilobyte and more for eight rows, come one behind the other, each
+// with its heads: they are one stream, for which the next bytes can be asked for at a fixed distance.
 #ifndef LODE_CPU_ROWS8_H
 #define LODE_CPU_ROWS8_H
 
@@ -20,8 +22,9 @@ struct cpu_rows8_format {
     uint16_t code_offset, code_bytes; // a multiple of 4
     uint16_t bits_offset;             // 32 fifth bits, turned so that word lanes meet codes
     uint16_t words_offset, n_words;   // heads of 32 bits
-    uint16_t half_offset;             // a head of 16 bits
-    bool has_bits, has_half;
+    uint16_t halves_offset, n_halves; // heads of 16 bits
+    bool has_bits;
+    bool whole_blocks; // each block with its heads
 };
 
 // NULL for types that are not interleaved.

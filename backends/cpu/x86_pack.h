@@ -68,32 +68,26 @@ static ALWAYS_INLINE void store_32(void *out, __m256i value)
 static ALWAYS_INLINE void store_codes(enum lode_type type, struct panel_part *out, unsigned lane,
                                       const __m256i fours[8], const __m256i scale_pairs[2]);
 
-static ALWAYS_INLINE void pack_lane_scales(enum lode_type type, struct panel_part *out, unsigned lane,
-                                           const struct row_heads *heads, unsigned part,
-                                           __m256i scale_pairs[2])
-{
-    __m256i low = lane_scale(type, heads, part, 0), high = lane_scale(type, heads, part, 1);
-    scale_pairs[0] = pair_of(low, low);
-    scale_pairs[1] = pair_of(high, high);
-    store_32(&out->lane_scales[0][lane], scale_pairs[0]);
-    store_32(&out->lane_scales[1][lane], scale_pairs[1]);
-    __m256i factors;
-    if (has_lane_minima(type))
-        factors = pair_of(lane_minimum(heads, part, 0), lane_minimum(heads, part, 1));
-    else
-        factors = _mm256_mullo_epi16(pair_of(low, high), _mm256_set1_epi16((short)-code_offset(type)));
-    store_32(&out->sum_factors[lane], factors);
-}
-
+// lane_scales: pairs of a part's integer scales, if the type has them.
 static ALWAYS_INLINE void pack_part(enum lode_type type, struct panel_part *out, unsigned lane,
-                                    const struct row_heads *heads, unsigned part, const __m256i fours[8])
+                                    const struct row_heads *heads, __m256i lane_scales, unsigned part,
+                                    const __m256i fours[8])
 {
     _mm256_storeu_ps(&out->scale[lane], part_scale(type, heads, part));
     if (has_minimum(type) || has_lane_minima(type))
         _mm256_storeu_ps(&out->minimum[lane], part_minimum(type, heads, part));
     __m256i scale_pairs[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    if (has_lane_scales(type))
-        pack_lane_scales(type, out, lane, heads, part, scale_pairs);
+    if (has_lane_scales(type)) {
+        spread_lane_scales(scale_pairs, lane_scales);
+        store_32(&out->lane_scales[0][lane], scale_pairs[0]);
+        store_32(&out->lane_scales[1][lane], scale_pairs[1]);
+        __m256i factors;
+        if (has_lane_minima(type))
+            factors = pair_of(lane_minimum(heads, part, 0), lane_minimum(heads, part, 1));
+        else
+            factors = _mm256_mullo_epi16(lane_scales, _mm256_set1_epi16((short)-code_offset(type)));
+        store_32(&out->sum_factors[lane], factors);
+    }
     store_codes(type, out, lane, fours, scale_pairs);
 }
 
@@ -111,7 +105,9 @@ static ALWAYS_INLINE void pack_eight_rows(enum lode_type type, struct panel_part
             for (unsigned r = 0; r < 8; r++)
                 rows[r] = unpack_codes(type, weights + r * stride, part);
             transpose_fours(fours, rows);
-            pack_part(type, &out[p + part], lane, &heads, part, fours);
+            const __m256i scales =
+                has_lane_scales(type) ? lane_scales(type, &heads, part) : _mm256_setzero_si256();
+            pack_part(type, &out[p + part], lane, &heads, scales, part, fours);
         }
     }
 }
@@ -130,7 +126,9 @@ static ALWAYS_INLINE void pack_rows8(enum lode_type type, struct panel_part *out
             UNROLL
             for (unsigned j = 0; j < 8; j++)
                 fours[j] = rows8_four(type, block, part, j);
-            pack_part(type, &out[p + part], lane, &heads, part, fours);
+            const __m256i scales =
+                has_lane_scales(type) ? rows8_lane_scales(block, part) : _mm256_setzero_si256();
+            pack_part(type, &out[p + part], lane, &heads, scales, part, fours);
         }
     }
 }

@@ -53,6 +53,10 @@ struct rows8_block {
 static ALWAYS_INLINE struct rows8_block rows8_block(enum lode_type type, const uint8_t *group,
                                                     size_t n_blocks, size_t block)
 {
+    if (block_parts(type) > 1) { // whole blocks, one behind the other
+        const uint8_t *codes = group + block * 8 * block_bytes(type);
+        return (struct rows8_block){codes, codes + 8 * rows8_code_bytes(type)};
+    }
     const uint8_t *heads = group + n_blocks * 8 * rows8_code_bytes(type);
     return (struct rows8_block){group + block * 8 * rows8_code_bytes(type),
                                 heads + block * 8 * rows8_head_bytes(type)};
@@ -65,28 +69,35 @@ static ALWAYS_INLINE void rows8_load_heads(struct row_heads *heads, enum lode_ty
         heads->scale = _mm256_cvtph_ps(load_16(bytes + 32));
         return;
     case LODE_Q4_1:
-        split_f16_pairs(&heads->scale, &heads->minimum, load_32(bytes));
+        heads->scale = _mm256_cvtph_ps(load_16(bytes));
+        heads->minimum = _mm256_cvtph_ps(load_16(bytes + 16));
         return;
     case LODE_Q5_1:
-        split_f16_pairs(&heads->scale, &heads->minimum, load_32(bytes + 32));
+        heads->scale = _mm256_cvtph_ps(load_16(bytes + 32));
+        heads->minimum = _mm256_cvtph_ps(load_16(bytes + 48));
         return;
     case LODE_Q4_K:
     case LODE_Q5_K:
         UNROLL
-        for (unsigned q = 0; q < 4; q++)
-            heads->words[q] = load_32(bytes + 32 * q);
-        finish_k4_heads(heads);
+        for (unsigned q = 0; q < 3; q++)
+            heads->words[q + 1] = load_32(bytes + 32 * q);
+        heads->scale = _mm256_cvtph_ps(load_16(bytes + 96));
+        heads->minimum = negate(_mm256_cvtph_ps(load_16(bytes + 112)));
+        unpack_k4_scales(heads->words);
         return;
     case LODE_Q6_K:
-        UNROLL
-        for (unsigned q = 0; q < 4; q++)
-            heads->words[q] = load_32(bytes + 32 * q);
         heads->scale = _mm256_cvtph_ps(load_16(bytes + 128));
         return;
     default: // Q4_0, Q8_0
         heads->scale = _mm256_cvtph_ps(load_16(bytes));
         return;
     }
+}
+
+// Both integer scales of a part (Q6_K) as pairs of 16-bit numbers.
+static ALWAYS_INLINE __m256i rows8_lane_scales(struct rows8_block block, unsigned part)
+{
+    return _mm256_cvtepi8_epi16(load_16(block.heads + 16 * part));
 }
 
 static ALWAYS_INLINE __m256i rows8_word(struct rows8_block block, unsigned word)
@@ -117,6 +128,44 @@ static ALWAYS_INLINE __m256i rows8_four(enum lode_type type, struct rows8_block 
             take_bits(rows8_word(block, 32 + 8 * half + j), 2 * quarter, 4, 0x30));
     default: // Q4_0, Q4_1
         return take_bits(rows8_word(block, j % 4), 4 * (j / 4), 0, 15);
+    }
+}
+
+// Parts of a block whose codes lie in the same words.
+static ALWAYS_INLINE unsigned rows8_set_parts(enum lode_type type)
+{
+    switch (type) {
+    case LODE_Q4_K:
+    case LODE_Q5_K:
+        return 2;
+    case LODE_Q6_K:
+        return 4;
+    default:
+        return 1;
+    }
+}
+
+// codes[k] = codes 4j .. 4j + 3 of part k of set `set`, each word loaded once.
+static ALWAYS_INLINE void rows8_set_fours(__m256i codes[4], enum lode_type type, struct rows8_block block,
+                                          unsigned set, unsigned j)
+{
+    if (type == LODE_Q6_K) {
+        const __m256i high = rows8_word(block, 32 + 8 * set + j);
+        UNROLL
+        for (unsigned k = 0; k < 2; k++) {
+            const __m256i low = rows8_word(block, 16 * set + 8 * k + j);
+            codes[k] = _mm256_or_si256(take_bits(low, 0, 0, 15), take_bits(high, 2 * k, 4, 0x30));
+            codes[k + 2] = _mm256_or_si256(take_bits(low, 4, 0, 15), take_bits(high, 2 * k + 4, 4, 0x30));
+        }
+        return;
+    }
+    const __m256i word = rows8_word(block, (type == LODE_Q5_K ? 8 : 0) + 8 * set + j);
+    codes[0] = take_bits(word, 0, 0, 15);
+    codes[1] = take_bits(word, 4, 0, 15);
+    if (type == LODE_Q5_K) {
+        const __m256i bits = rows8_word(block, j);
+        codes[0] = _mm256_or_si256(codes[0], take_bits(bits, 2 * set, 4, 16));
+        codes[1] = _mm256_or_si256(codes[1], take_bits(bits, 2 * set + 1, 4, 16));
     }
 }
 

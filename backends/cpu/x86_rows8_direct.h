@@ -1,5 +1,5 @@
 // Products of interleaved weights (rows8.h) with few activation rows: lane r of a sum is row r of a group, so
-// nothing has to be gathered, and nothing added up across a vector. The includer defines dot_part_of_eight.
+// nothing has to be gathered, and nothing added up across a vector. The includer defines dot_parts_of_eight.
 #ifndef LODE_CPU_X86_ROWS8_DIRECT_H
 #define LODE_CPU_X86_ROWS8_DIRECT_H
 
@@ -7,11 +7,52 @@
 #include "backends/cpu/x86_rows8.h"
 
 #define ROWS8_TOKENS 4
+#define ROWS8_PARTS 4
 
-// dots[i] = the eight rows of a part times activation block x[i], lane scales included, offset not.
-static ALWAYS_INLINE void dot_part_of_eight(enum lode_type type, unsigned tokens, __m256i dots[ROWS8_TOKENS],
-                                            struct rows8_block block, unsigned part,
-                                            const __m256i scale_pairs[2], const struct cpu_block *const *x);
+// n parts of a block, a set (rows8_set_parts) or one, which are multiplied together with some activation
+// rows.
+struct rows8_parts {
+    struct rows8_block block;
+    const uint8_t *ahead; // where a block lies that will be wanted soon
+    unsigned first;
+    const struct cpu_block *x[ROWS8_TOKENS]; // the activations that meet part `first`
+};
+
+// dots[k][i] = the eight rows of part k of them times activation row i, lane scales included, offset not.
+// Calls rows8_ask in each of the eight steps.
+static ALWAYS_INLINE void dot_parts_of_eight(enum lode_type type, unsigned n, unsigned tokens,
+                                             __m256i dots[ROWS8_PARTS][ROWS8_TOKENS],
+                                             const struct rows8_parts *parts,
+                                             const __m256i scale_pairs[ROWS8_PARTS][2]);
+
+static ALWAYS_INLINE void rows8_codes(__m256i codes[ROWS8_PARTS], enum lode_type type, unsigned n,
+                                      const struct rows8_parts *parts, unsigned j)
+{
+    if (n > 1)
+        rows8_set_fours(codes, type, parts->block, parts->first / n, j);
+    else
+        codes[0] = rows8_four(type, parts->block, parts->first, j);
+}
+
+// A prefetch that stays where it is written: compilers move the others together, and requests in bursts wait
+// for each other.
+static ALWAYS_INLINE void prefetch_here(const uint8_t *bytes)
+{
+    __asm__ volatile("prefetcht0 %0" ::"m"(*bytes));
+}
+
+// Step j of eight with these parts asks for its share of the block ahead, in types that have more than one.
+static ALWAYS_INLINE void rows8_ask(enum lode_type type, unsigned n, const struct rows8_parts *parts,
+                                    unsigned j)
+{
+    if (block_parts(type) == 1)
+        return;
+    const unsigned lines = (8 * block_bytes(type) + 63) / 64, steps = 8 * block_parts(type) / n,
+                   step = 8 * parts->first / n + j;
+    UNROLL
+    for (unsigned i = (lines * step + steps - 1) / steps; i < (lines * (step + 1) + steps - 1) / steps; i++)
+        prefetch_here(parts->ahead + 64 * i);
+}
 
 // The order of the float operations is part of the contract in matmul.h.
 static ALWAYS_INLINE __m256 rows8_finish(enum lode_type type, __m256 sum, __m256i dot,
@@ -28,80 +69,80 @@ static ALWAYS_INLINE __m256 rows8_finish(enum lode_type type, __m256 sum, __m256
     return sum;
 }
 
-static ALWAYS_INLINE void rows8_add_part(enum lode_type type, unsigned tokens, __m256 sums[ROWS8_TOKENS],
-                                         struct rows8_block block, const struct row_heads *heads,
-                                         unsigned part, const struct cpu_block *const *x)
+static ALWAYS_INLINE void rows8_add_parts(enum lode_type type, unsigned n, unsigned tokens,
+                                          __m256 sums[ROWS8_TOKENS], const struct rows8_parts *parts,
+                                          const struct row_heads *heads)
 {
     const __m256i minus_offset = _mm256_set1_epi16((short)-code_offset(type));
-    __m256i scale_pairs[2] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)}, factors = minus_offset;
-    if (has_lane_scales(type)) {
-        const __m256i low = lane_scale(type, heads, part, 0), high = lane_scale(type, heads, part, 1);
-        scale_pairs[0] = pair_of(low, low);
-        scale_pairs[1] = pair_of(high, high);
-        factors = _mm256_mullo_epi16(pair_of(low, high), minus_offset);
+    __m256i scale_pairs[ROWS8_PARTS][2], factors[ROWS8_PARTS], dots[ROWS8_PARTS][ROWS8_TOKENS];
+    UNROLL
+    for (unsigned k = 0; k < n; k++) {
+        scale_pairs[k][0] = scale_pairs[k][1] = _mm256_set1_epi16(1);
+        factors[k] = minus_offset;
+        if (has_lane_scales(type)) {
+            const __m256i scales = rows8_lane_scales(parts->block, parts->first + k);
+            spread_lane_scales(scale_pairs[k], scales);
+            factors[k] = _mm256_mullo_epi16(scales, minus_offset);
+        }
     }
-    const struct cpu_block *blocks[ROWS8_TOKENS];
+    dot_parts_of_eight(type, n, tokens, dots, parts, scale_pairs);
     UNROLL
-    for (unsigned i = 0; i < tokens; i++)
-        blocks[i] = x[i] + part;
-    __m256i dots[ROWS8_TOKENS];
-    dot_part_of_eight(type, tokens, dots, block, part, scale_pairs, blocks);
-    UNROLL
-    for (unsigned i = 0; i < tokens; i++)
-        sums[i] = rows8_finish(type, sums[i], dots[i], heads, part, factors, blocks[i]);
+    for (unsigned k = 0; k < n; k++) {
+        UNROLL
+        for (unsigned i = 0; i < tokens; i++)
+            sums[i] =
+                rows8_finish(type, sums[i], dots[k][i], heads, parts->first + k, factors[k], parts->x[i] + k);
+    }
 }
 
-// Groups that are multiplied together with one activation row. 16 rows share its loads and are two streams,
-// which reads as fast as a plain loop over memory, a fifth faster than one (Zen 3). The heads of two blocks
-// of K-quants do not fit into the registers.
+// Groups of types with one part a block that are multiplied together with one activation row. 16 rows share
+// its loads and are two streams, which reads as fast as a plain loop over memory, a fifth faster than one
+// (Zen 3).
 #define ROWS8_GROUPS 2
 
-static ALWAYS_INLINE unsigned rows8_groups_of(enum lode_type type)
-{
-    return block_parts(type) == 1 ? ROWS8_GROUPS : 1;
-}
+// How far ahead of their use the blocks of K-quants are asked for: from 2 to 4 KB it makes no difference.
+#define ROWS8_AHEAD_BYTES 3072
 
-// Asks for a block's share of what lies `ahead`. It will be used once and need not stay in the caches; but
-// blocks of K-quants, of a kilobyte and more, are read faster when it may.
+// Asks for a block's share of the groups that follow. It will be used once and need not stay in the caches.
 static ALWAYS_INLINE void prefetch_share(enum lode_type type, const uint8_t *ahead)
 {
     UNROLL
-    for (unsigned byte = 0; byte < 8 * block_bytes(type); byte += 64) {
-        if (block_parts(type) == 1)
-            _mm_prefetch((const char *)ahead + byte, _MM_HINT_NTA);
-        else
-            _mm_prefetch((const char *)ahead + byte, _MM_HINT_T0);
-    }
+    for (unsigned byte = 0; byte < 8 * block_bytes(type); byte += 64)
+        _mm_prefetch((const char *)ahead + byte, _MM_HINT_NTA);
 }
 
-// sums[g][i] = the eight rows of group g times activation row x[i]. As many groups behind them are asked for
+// sums[g][i] = the eight rows of group g times activation row x[i]. Groups behind them are asked for
 // meanwhile.
 static ALWAYS_INLINE void rows8_groups(enum lode_type type, unsigned groups, unsigned tokens,
                                        __m256 sums[ROWS8_GROUPS][ROWS8_TOKENS], const uint8_t *first,
                                        size_t n_blocks, const struct cpu_block *const *x)
 {
     const size_t group_bytes = n_blocks * 8 * block_bytes(type), share = 8 * block_bytes(type);
+    const unsigned set = tokens == 1 ? rows8_set_parts(type) : 1;
     for (unsigned g = 0; g < groups; g++)
         for (unsigned i = 0; i < tokens; i++)
             sums[g][i] = _mm256_setzero_ps();
     for (size_t b = 0; b < n_blocks; b++) {
-        struct rows8_block block[ROWS8_GROUPS];
+        struct rows8_parts parts[ROWS8_GROUPS];
         struct row_heads heads[ROWS8_GROUPS];
-        const struct cpu_block *blocks[ROWS8_TOKENS];
-        UNROLL
-        for (unsigned i = 0; i < tokens; i++)
-            blocks[i] = x[i] + b * block_parts(type);
         UNROLL
         for (unsigned g = 0; g < groups; g++) {
-            prefetch_share(type, first + (groups + g) * group_bytes + b * share);
-            block[g] = rows8_block(type, first + g * group_bytes, n_blocks, b);
-            rows8_load_heads(&heads[g], type, block[g].heads);
+            parts[g] = (struct rows8_parts){.block = rows8_block(type, first + g * group_bytes, n_blocks, b)};
+            if (block_parts(type) > 1)
+                parts[g].ahead = parts[g].block.codes + ROWS8_AHEAD_BYTES;
+            else
+                prefetch_share(type, first + (groups + g) * group_bytes + b * share);
+            rows8_load_heads(&heads[g], type, parts[g].block.heads);
         }
         UNROLL
-        for (unsigned part = 0; part < block_parts(type); part++) {
+        for (unsigned part = 0; part < block_parts(type); part += set) {
             UNROLL
             for (unsigned g = 0; g < groups; g++) {
-                rows8_add_part(type, tokens, sums[g], block[g], &heads[g], part, blocks);
+                parts[g].first = part;
+                UNROLL
+                for (unsigned i = 0; i < tokens; i++)
+                    parts[g].x[i] = x[i] + b * block_parts(type) + part;
+                rows8_add_parts(type, set, tokens, sums[g], &parts[g], &heads[g]);
             }
         }
     }
@@ -131,7 +172,7 @@ static ALWAYS_INLINE void rows8_tokens(enum lode_type type, unsigned tokens, con
     for (unsigned i = 0; i < tokens; i++)
         x[i] = block_row(p, token + i);
     uint32_t row = 0;
-    if (tokens == 1 && rows8_groups_of(type) > 1)
+    if (tokens == 1 && block_parts(type) == 1)
         for (; row + 8 * ROWS8_GROUPS <= p->n_rows; row += 8 * ROWS8_GROUPS)
             rows8_rows(type, ROWS8_GROUPS, tokens, p, token, row, x);
     for (; row < p->n_rows; row += 8)

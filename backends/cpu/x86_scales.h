@@ -168,8 +168,10 @@ static ALWAYS_INLINE __m256i pair_of(__m256i low, __m256i high)
 
 static ALWAYS_INLINE __m256i byte_of_words(const __m256i *words, unsigned index)
 {
-    __m256i shifted = _mm256_srli_epi32(words[index / 4], (int)(8 * (index % 4)));
-    return _mm256_and_si256(shifted, _mm256_set1_epi32(0xff));
+    const unsigned byte = index % 4; // the indices of 0x80 and more give zeros
+    const __m256i places = _mm256_add_epi32(_mm256_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12),
+                                            _mm256_set1_epi32((int)(0x80808000 + byte)));
+    return _mm256_shuffle_epi8(words[index / 4], places);
 }
 
 static ALWAYS_INLINE __m256i signed_byte_of_words(const __m256i *words, unsigned index)
@@ -211,6 +213,19 @@ static ALWAYS_INLINE __m256i lane_scale(enum lode_type type, const struct row_he
     if (type == LODE_Q2_K)
         return _mm256_and_si256(byte_of_words(heads->words, index), _mm256_set1_epi32(15));
     return signed_byte_of_words(heads->words, index);
+}
+
+// Both integer scales of a part as pairs of 16-bit numbers.
+static ALWAYS_INLINE __m256i lane_scales(enum lode_type type, const struct row_heads *heads, unsigned part)
+{
+    return pair_of(lane_scale(type, heads, part, 0), lane_scale(type, heads, part, 1));
+}
+
+// From pairs (low, high): the pairs (low, low) and (high, high).
+static ALWAYS_INLINE void spread_lane_scales(__m256i spread[2], __m256i scales)
+{
+    spread[0] = _mm256_blend_epi16(scales, _mm256_slli_epi32(scales, 16), 0xaa);
+    spread[1] = _mm256_blend_epi16(_mm256_srli_epi32(scales, 16), scales, 0xaa);
 }
 
 static ALWAYS_INLINE __m256i lane_minimum(const struct row_heads *heads, unsigned part, unsigned half)
