@@ -2,6 +2,7 @@
 #include "bench/roofline.h"
 
 #include "backends/cpu/memory.h"
+#include "profiles/read_bandwidth.h"
 
 #include <string.h>
 #include <time.h>
@@ -9,7 +10,8 @@
 #define MEMORY_BYTES ((size_t)512 << 20)
 #define CHUNK_BYTES ((size_t)512 << 10)
 #define PASS_CHUNKS 4 // of each thread are timed at once, 8 at least; passes go through all of the memory
-#define READ_SECONDS 0.8
+#define UPDATE_SECONDS 0.4
+#define READ_TRIES 3                    // of a quarter of a second each
 #define CACHED_BYTES ((size_t)16 << 10) // of each thread: within every first-level cache
 #define CACHED_ROUNDS 1000
 #define THREAD_SECONDS 0.15 // longer than another program keeps a core from us at once
@@ -28,69 +30,45 @@ double seconds_now(void)
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-// Reads n vectors as several streams side by side, `length` vectors each. More streams have more reads in
-// flight than one, 26 instead of 21 GB/s on a Zen 3 core; which number and length is best differs from one
-// place in memory to the next.
-static ALWAYS_INLINE uint64_t walk(const lanes *data, size_t n, size_t streams, size_t length, bool fetch)
+static ALWAYS_INLINE uint64_t read_all(lanes *data, size_t n)
 {
     lanes sums[4] = {0};
-    for (size_t group = 0; group + streams * length <= n; group += streams * length)
-        for (size_t i = 0; i < length; i += 2)
-            for (size_t j = 0; j < streams; j++) {
-                const lanes *at = data + group + j * length + i;
-                if (fetch)
-                    __builtin_prefetch(at + streams * length);
-                sums[j % 4] += at[0] + at[1];
-            }
+    for (size_t i = 0; i + 4 <= n; i += 4)
+        for (size_t j = 0; j < 4; j++)
+            sums[j] += data[i + j];
     lanes sum = sums[0] + sums[1] + sums[2] + sums[3];
     return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-static ALWAYS_INLINE uint64_t update(lanes *data, size_t n)
+static ALWAYS_INLINE uint64_t update_all(lanes *data, size_t n)
 {
     for (size_t i = 0; i < n; i++)
         data[i] += 1;
     return data[0][0];
 }
 
-#define N_READS 5
+struct walks {
+    walk_fn read, update;
+};
 
-// The same for a set of instructions; the last changes what it reads.
+// The same for a set of instructions.
 #define WALKS(name, attribute)                                                                               \
-    attribute static uint64_t walk_one_##name(lanes *data, size_t n)                                         \
+    attribute static uint64_t read_##name(lanes *data, size_t n)                                             \
     {                                                                                                        \
-        return walk(data, n, 1, LANES(4096), false);                                                         \
-    }                                                                                                        \
-    attribute static uint64_t walk_pages_##name(lanes *data, size_t n)                                       \
-    {                                                                                                        \
-        return walk(data, n, 4, LANES(4096), false);                                                         \
-    }                                                                                                        \
-    attribute static uint64_t walk_fetched_##name(lanes *data, size_t n)                                     \
-    {                                                                                                        \
-        return walk(data, n, 4, LANES(4096), true);                                                          \
-    }                                                                                                        \
-    attribute static uint64_t walk_rows_##name(lanes *data, size_t n)                                        \
-    {                                                                                                        \
-        return walk(data, n, 8, LANES(2048), true);                                                          \
-    }                                                                                                        \
-    attribute static uint64_t walk_wide_##name(lanes *data, size_t n)                                        \
-    {                                                                                                        \
-        return walk(data, n, 8, LANES(65536), false);                                                        \
+        return read_all(data, n);                                                                            \
     }                                                                                                        \
     attribute static uint64_t update_##name(lanes *data, size_t n)                                           \
     {                                                                                                        \
-        return update(data, n);                                                                              \
+        return update_all(data, n);                                                                          \
     }                                                                                                        \
-    static const walk_fn walks_##name[N_READS + 1] = {walk_one_##name,     walk_pages_##name,                \
-                                                      walk_fetched_##name, walk_rows_##name,                 \
-                                                      walk_wide_##name,    update_##name};
+    static const struct walks walks_##name = {read_##name, update_##name};
 
 WALKS(portable, )
 #if defined(__x86_64__)
 WALKS(avx2, __attribute__((target("avx2"))))
 #endif
 
-static const walk_fn *walks(void)
+static struct walks walks(void)
 {
 #if defined(__x86_64__)
     if (cpu_isa_available(CPU_ISA_AVX2))
@@ -110,28 +88,32 @@ static double pass_seconds(walk_fn walk_chunk, char *data, size_t n_chunks, uint
     return seconds_now() - start;
 }
 
-static double best_gbps(char *memory, const walk_fn *ways, size_t n_ways, uint32_t threads)
+static double best_update_gbps(char *memory, uint32_t threads)
 {
     const size_t n_chunks = threads > 2 ? threads * PASS_CHUNKS : 2 * PASS_CHUNKS;
     const size_t pass_bytes = n_chunks * CHUNK_BYTES, n_passes = MEMORY_BYTES / pass_bytes;
     double best = 1e9, begin = seconds_now();
-    for (size_t pass = 0; seconds_now() - begin < READ_SECONDS; pass++) {
+    for (size_t pass = 0; seconds_now() - begin < UPDATE_SECONDS; pass++) {
         char *part = memory + pass % n_passes * pass_bytes;
-        double taken = pass_seconds(ways[pass % n_ways], part, n_chunks, threads);
+        double taken = pass_seconds(walks().update, part, n_chunks, threads);
         best = taken < best ? taken : best;
     }
-    return (double)pass_bytes / best * 1e-9;
+    return 2 * (double)pass_bytes / best * 1e-9;
 }
 
 // Memory like the engine's, with huge pages where the system has them.
 static void measure_memory(struct roofline *roofline, uint32_t threads)
 {
+    for (int i = 0; i < READ_TRIES; i++) {
+        double gbps;
+        if (read_bandwidth_measure(&gbps, threads, 0, NULL) == LODE_OK && gbps > roofline->read_gbps)
+            roofline->read_gbps = gbps;
+    }
     void *memory;
     if (cpu_memory_alloc(&memory, MEMORY_BYTES, NULL) != LODE_OK)
         return;
     memset(memory, 1, MEMORY_BYTES);
-    roofline->read_gbps = best_gbps(memory, walks(), N_READS, threads);
-    roofline->update_gbps = 2 * best_gbps(memory, walks() + N_READS, 1, threads);
+    roofline->update_gbps = best_update_gbps(memory, threads);
     cpu_memory_free(memory, MEMORY_BYTES);
 }
 
@@ -155,7 +137,7 @@ double best_calls_per_second(void (*call)(void), uint32_t threads)
 static void read_cached(void)
 {
     lanes data[LANES(CACHED_BYTES)];
-    const walk_fn walk_cached = walks()[0];
+    const walk_fn walk_cached = walks().read;
     memset(data, 1, sizeof data);
     for (int round = 0; round < CACHED_ROUNDS; round++) {
         uint64_t sum = walk_cached(data, LANES(CACHED_BYTES));

@@ -95,44 +95,49 @@ static ALWAYS_INLINE void rows8_add_parts(enum lode_type type, unsigned n, unsig
     }
 }
 
-// Groups of types with one part a block that are multiplied together with one activation row. 16 rows share
-// its loads and are two streams, which reads as fast as a plain loop over memory, a fifth faster than one
-// (Zen 3).
+// Groups of types with one part a block that are multiplied together with one activation row: 16 rows share
+// its loads, and are two streams.
 #define ROWS8_GROUPS 2
 
-// How far ahead of their use the blocks of K-quants are asked for: from 2 to 4 KB it makes no difference.
+// How far ahead of their use bytes are asked for: of the one stream of a K-quant, where 2 to 4 KB make no
+// difference, and of each of two streams. Not by whole groups, which may be a fifth of a task: what lies
+// behind its end is another thread's.
 #define ROWS8_AHEAD_BYTES 3072
+#define ROWS8_AHEAD_EACH_BYTES 1024
 
-// Asks for a block's share of the groups that follow. It will be used once and need not stay in the caches.
-static ALWAYS_INLINE void prefetch_share(enum lode_type type, const uint8_t *ahead)
+// From a block's codes and heads to those of the block that is asked for meanwhile.
+struct rows8_lead {
+    size_t codes, heads;
+};
+
+// Of types with one part a block, whose shares are a few lines.
+static ALWAYS_INLINE void prefetch_block(enum lode_type type, struct rows8_block block,
+                                         struct rows8_lead lead)
 {
     UNROLL
-    for (unsigned byte = 0; byte < 8 * block_bytes(type); byte += 64)
-        _mm_prefetch((const char *)ahead + byte, _MM_HINT_NTA);
+    for (unsigned byte = 0; byte < 8 * rows8_code_bytes(type); byte += 64)
+        _mm_prefetch((const char *)block.codes + lead.codes + byte, _MM_HINT_T0);
+    _mm_prefetch((const char *)block.heads + lead.heads, _MM_HINT_T0);
 }
 
-// sums[g][i] = the eight rows of group g times activation row x[i]. Groups behind them are asked for
-// meanwhile.
-static ALWAYS_INLINE void rows8_groups(enum lode_type type, unsigned groups, unsigned tokens,
+// sums[g][i] += blocks from .. to - 1 of the eight rows of group g times activation row x[i].
+static ALWAYS_INLINE void rows8_blocks(enum lode_type type, unsigned groups, unsigned tokens,
                                        __m256 sums[ROWS8_GROUPS][ROWS8_TOKENS], const uint8_t *first,
-                                       size_t n_blocks, const struct cpu_block *const *x)
+                                       size_t n_blocks, size_t from, size_t to, struct rows8_lead lead,
+                                       const struct cpu_block *const *x)
 {
-    const size_t group_bytes = n_blocks * 8 * block_bytes(type), share = 8 * block_bytes(type);
+    const size_t group_bytes = n_blocks * 8 * block_bytes(type);
     const unsigned set = tokens == 1 ? rows8_set_parts(type) : 1;
-    for (unsigned g = 0; g < groups; g++)
-        for (unsigned i = 0; i < tokens; i++)
-            sums[g][i] = _mm256_setzero_ps();
-    for (size_t b = 0; b < n_blocks; b++) {
+    for (size_t b = from; b < to; b++) {
         struct rows8_parts parts[ROWS8_GROUPS];
         struct row_heads heads[ROWS8_GROUPS];
         UNROLL
         for (unsigned g = 0; g < groups; g++) {
-            parts[g] = (struct rows8_parts){.block = rows8_block(type, first + g * group_bytes, n_blocks, b)};
-            if (block_parts(type) > 1)
-                parts[g].ahead = parts[g].block.codes + ROWS8_AHEAD_BYTES;
-            else
-                prefetch_share(type, first + (groups + g) * group_bytes + b * share);
-            rows8_load_heads(&heads[g], type, parts[g].block.heads);
+            const struct rows8_block block = rows8_block(type, first + g * group_bytes, n_blocks, b);
+            parts[g] = (struct rows8_parts){.block = block, .ahead = block.codes + lead.codes};
+            if (block_parts(type) == 1)
+                prefetch_block(type, block, lead);
+            rows8_load_heads(&heads[g], type, block.heads);
         }
         UNROLL
         for (unsigned part = 0; part < block_parts(type); part += set) {
@@ -146,6 +151,29 @@ static ALWAYS_INLINE void rows8_groups(enum lode_type type, unsigned groups, uns
             }
         }
     }
+}
+
+// sums[g][i] = the eight rows of group g times activation row x[i]. What follows is asked for meanwhile, from
+// the groups behind when these end.
+static ALWAYS_INLINE void rows8_groups(enum lode_type type, unsigned groups, unsigned tokens,
+                                       __m256 sums[ROWS8_GROUPS][ROWS8_TOKENS], const uint8_t *first,
+                                       size_t n_blocks, const struct cpu_block *const *x)
+{
+    const size_t code_bytes = 8 * rows8_code_bytes(type), head_bytes = 8 * rows8_head_bytes(type);
+    for (unsigned g = 0; g < groups; g++)
+        for (unsigned i = 0; i < tokens; i++)
+            sums[g][i] = _mm256_setzero_ps();
+    if (block_parts(type) > 1) {
+        rows8_blocks(type, groups, tokens, sums, first, n_blocks, 0, n_blocks,
+                     (struct rows8_lead){ROWS8_AHEAD_BYTES, 0}, x);
+        return;
+    }
+    const size_t ahead = ROWS8_AHEAD_EACH_BYTES / code_bytes, near = ahead < n_blocks ? n_blocks - ahead : 0,
+                 next = groups * n_blocks * 8 * block_bytes(type);
+    rows8_blocks(type, groups, tokens, sums, first, n_blocks, 0, near,
+                 (struct rows8_lead){ahead * code_bytes, ahead * head_bytes}, x);
+    rows8_blocks(type, groups, tokens, sums, first, n_blocks, near, n_blocks,
+                 (struct rows8_lead){next - near * code_bytes, next - near * head_bytes}, x);
 }
 
 static inline const uint8_t *rows8_group_of(const struct cpu_product *p, uint32_t row)
