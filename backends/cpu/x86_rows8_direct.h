@@ -100,10 +100,12 @@ static ALWAYS_INLINE void rows8_add_parts(enum lode_type type, unsigned n, unsig
 #define ROWS8_GROUPS 2
 
 // How far ahead of their use bytes are asked for: of the one stream of a K-quant, where 2 to 4 KB make no
-// difference, and of each of two streams. Not by whole groups, which may be a fifth of a task: what lies
-// behind its end is another thread's.
+// difference, and of each of two streams. Groups that are small beside the nearest cache ask for those that
+// follow instead; larger ones not, for they may be a fifth of a task, and what lies behind its end is another
+// thread's.
 #define ROWS8_AHEAD_BYTES 3072
 #define ROWS8_AHEAD_EACH_BYTES 1024
+#define ROWS8_SMALL_BYTES 16384
 
 // From a block's codes and heads to those of the block that is asked for meanwhile.
 struct rows8_lead {
@@ -168,8 +170,9 @@ static ALWAYS_INLINE void rows8_groups(enum lode_type type, unsigned groups, uns
                      (struct rows8_lead){ROWS8_AHEAD_BYTES, 0}, x);
         return;
     }
-    const size_t ahead = ROWS8_AHEAD_EACH_BYTES / code_bytes, near = ahead < n_blocks ? n_blocks - ahead : 0,
+    const size_t ahead = ROWS8_AHEAD_EACH_BYTES / code_bytes,
                  next = groups * n_blocks * 8 * block_bytes(type);
+    const size_t near = next > ROWS8_SMALL_BYTES && ahead < n_blocks ? n_blocks - ahead : 0;
     rows8_blocks(type, groups, tokens, sums, first, n_blocks, 0, near,
                  (struct rows8_lead){ahead * code_bytes, ahead * head_bytes}, x);
     rows8_blocks(type, groups, tokens, sums, first, n_blocks, near, n_blocks,
