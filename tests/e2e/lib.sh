@@ -9,7 +9,7 @@ MODEL=$SOURCE/models/tiny-moe-q4_0.gguf
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 unset LODE_MODEL
-export HOME=$WORK XDG_STATE_HOME=$WORK/state XDG_CACHE_HOME=$WORK/cache LC_ALL=C.UTF-8
+export HOME=$WORK XDG_STATE_HOME=$WORK/state XDG_CACHE_HOME=$WORK/cache XDG_CONFIG_HOME=$WORK/config LC_ALL=C.UTF-8
 failures=0
 
 skip() {

@@ -1,0 +1,153 @@
+// The time that each cell has, medians, and timing within a pass.
+#include "profiles/probe_internal.h"
+
+#include "base/clock.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TELL_NS 50000000
+
+bool probe_goes_on(struct probe *probe)
+{
+    const uint64_t now_ns = clock_now_ns();
+    if (probe->cancelled || now_ns - probe->told_ns < TELL_NS || !probe->options->on_progress)
+        return !probe->cancelled;
+    probe->told_ns = now_ns;
+    const uint64_t total_ms = (probe->end_ns - probe->start_ns) / 1000000;
+    const uint64_t done_ms = (now_ns - probe->start_ns) / 1000000;
+    probe->cancelled = !probe->options->on_progress(probe->options->user, probe->what,
+                                                    done_ms < total_ms ? done_ms : total_ms, total_ms);
+    return !probe->cancelled;
+}
+
+int probe_cancelled(struct lode_error *error)
+{
+    return lode_fail(error, LODE_ERR_CANCELLED, "the measurement was stopped");
+}
+
+void probe_note(struct probe *probe, const char *format, ...)
+{
+    if (!probe->options->on_note)
+        return;
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    probe->options->on_note(probe->options->user, text);
+}
+
+static double seconds_left(const struct probe_group *group)
+{
+    const uint64_t now_ns = clock_now_ns();
+    return group->end_ns > now_ns ? (double)(group->end_ns - now_ns) * 1e-9 : 0;
+}
+
+double probe_slice_s(struct probe_group *group)
+{
+    const double slice_s = seconds_left(group) / (group->n_cells ? group->n_cells : 1);
+    group->n_cells -= group->n_cells > 0;
+    return slice_s;
+}
+
+bool probe_has_time(const struct probe_group *group, double seconds)
+{
+    return 2 * seconds <= seconds_left(group);
+}
+
+void probe_sample(struct probe_samples *samples, double value)
+{
+    if (samples->n < PROBE_SAMPLES)
+        samples->values[samples->n++] = value;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double quantile(const struct probe_samples *sorted, double share)
+{
+    const double at = share * (sorted->n - 1);
+    const uint32_t below = (uint32_t)at;
+    const uint32_t above = below + 1 < sorted->n ? below + 1 : below;
+    return sorted->values[below] + (at - below) * (sorted->values[above] - sorted->values[below]);
+}
+
+struct probe_figure probe_median(struct probe_samples *samples)
+{
+    if (!samples->n)
+        return (struct probe_figure){0};
+    qsort(samples->values, samples->n, sizeof *samples->values, by_value);
+    const double median = quantile(samples, 0.5);
+    const double range = quantile(samples, 0.75) - quantile(samples, 0.25);
+    return (struct probe_figure){median, median > 0 ? range / median : 0};
+}
+
+// ---- in a pass
+
+struct timing {
+    struct probe *probe;
+    void (*run)(void *user);
+    void *user;
+    double slice_s;
+    struct probe_samples samples;
+};
+
+static uint32_t least_repeats(enum probe_mode mode)
+{
+    return mode == PROBE_QUICK ? 3 : mode == PROBE_FULL ? 5 : 9;
+}
+
+static double run_once(const struct timing *timing)
+{
+    const uint64_t start_ns = clock_now_ns();
+    timing->run(timing->user);
+    return clock_seconds_since(start_ns);
+}
+
+// The warm-up counts only when it takes half of the time or more. What takes long gets fewer repeats.
+static void repeat(void *user)
+{
+    struct timing *timing = user;
+    const uint32_t least = least_repeats(timing->probe->options->mode);
+    const uint64_t start_ns = clock_now_ns();
+    const double first_s = run_once(timing);
+    if (2 * first_s > timing->slice_s)
+        probe_sample(&timing->samples, first_s);
+    while (probe_goes_on(timing->probe) && timing->samples.n < PROBE_SAMPLES) {
+        const double spent_s = clock_seconds_since(start_ns);
+        const bool enough = timing->samples.n >= least && spent_s >= timing->slice_s;
+        if (enough || (timing->samples.n > 0 && spent_s >= 2 * timing->slice_s))
+            return;
+        probe_sample(&timing->samples, run_once(timing));
+    }
+}
+
+struct probe_figure probe_time(struct probe *probe, struct probe_group *group, void (*run)(void *user),
+                               void *user)
+{
+    struct timing timing = {.probe = probe, .run = run, .user = user, .slice_s = probe_slice_s(group)};
+    probe->device->ops->pass(probe->device, repeat, &timing);
+    return probe_median(&timing.samples);
+}
+
+// Five digits are more than any of this is good for, and can be read.
+double probe_rounded(double value)
+{
+    if (!(value > 0) || !isfinite(value))
+        return 0;
+    const double unit = pow(10, floor(log10(value)) - 4);
+    return round(value / unit) * unit;
+}
+
+// A clock that stood still gives no rate, and rates must rise above 0.
+void probe_add_point(struct profile_curve *curve, double x, double y, double spread)
+{
+    if (curve->n_points < PROFILE_CURVE_POINTS && y > 0)
+        curve->points[curve->n_points++] = (struct profile_point){x, probe_rounded(y), probe_rounded(spread)};
+}

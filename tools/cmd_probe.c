@@ -1,0 +1,259 @@
+// `lode probe`: measures the machine, keeps the profile, shows and forgets it.
+#include "tools/command.h"
+#include "tools/config_dir.h"
+#include "tools/interrupt.h"
+#include "tools/message.h"
+#include "tools/model.h"
+#include "tools/options.h"
+#include "tools/probe_report.h"
+#include "tools/progress.h"
+#include "tools/text.h"
+
+#include "profiles/probe.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char command[] = "lode probe";
+
+static const char usage[] =
+    "Usage: lode probe [--quick|--thorough] [--drive PATH|-m MODEL] [OPTION]...\n"
+    "\n"
+    "Measures what the processor, its memory and the drive of the model can do, with the program's own\n"
+    "kernels and reads, in less than a minute, and keeps the result for planning. A folder is measured\n"
+    "with a file of up to 1 GB that has no name and is gone afterwards, also when interrupted.\n"
+    "\n"
+    "  --quick            10 seconds: fewer points, fewer repeats\n"
+    "  --thorough         5 minutes: every type of weights\n"
+    "  --drive PATH       the drive of this folder or file (of $LODE_MODEL, else of the current folder)\n"
+    "  -m, --model MODEL  the drive that this model lies on\n"
+    "  -t, --threads N    with so many threads (one for each core)\n"
+    "  --isa auto|portable|avx2|avx2-vnni|avx512|amx\n"
+    "  -o, --output FILE  write the profile to FILE, not to the user's configuration\n"
+    "  --json             print the profile as JSON instead of the table\n"
+    "  --show             print what is kept, and whether it is of this machine; measure nothing\n"
+    "  --forget           remove what is kept\n"
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (nothing is kept), 143 terminated.\n"
+    "Examples:\n"
+    "  lode probe -m gemma-4-26B-A4B-it-Q4_0.gguf\n"
+    "  lode probe --quick --drive /mnt/models -o pc.json\n";
+
+struct command_probe {
+    bool quick, thorough, json, show, forget;
+    const char *drive, *model, *output;
+    uint32_t threads;
+    int isa;
+    struct progress progress;
+    char path[MODEL_PATH_SIZE]; // of the profile
+};
+
+static int check_usage(const struct command_probe *p)
+{
+    const bool measures = p->quick || p->thorough || p->drive || p->model || p->threads || p->isa;
+    if (p->quick && p->thorough)
+        return message_usage(command, "--quick and --thorough contradict each other");
+    if (p->drive && p->model)
+        return message_usage(command, "--drive and -m are two drives; give one of them");
+    if (p->show && p->forget)
+        return message_usage(command, "--show and --forget contradict each other");
+    if ((p->show || p->forget) && measures)
+        return message_usage(command, "%s measures nothing; leave out what says how",
+                             p->show ? "--show" : "--forget");
+    if (p->forget && p->json)
+        return message_usage(command, "--forget shows nothing; leave out --json");
+    const char *empty = p->drive && !p->drive[0]     ? "--drive"
+                        : p->model && !p->model[0]   ? "-m"
+                        : p->output && !p->output[0] ? "-o"
+                                                     : NULL;
+    return empty ? message_usage(command, "%s needs a path", empty) : EXIT_OK;
+}
+
+static bool parse(struct command_probe *p, int argc, char **argv, int *exit_code)
+{
+    const struct option options[] = {
+        OPTION_IS_FLAG("quick", 0, &p->quick),
+        OPTION_IS_FLAG("thorough", 0, &p->thorough),
+        OPTION_IS_TEXT("drive", 0, &p->drive),
+        OPTION_IS_TEXT("model", 'm', &p->model),
+        OPTION_IS_COUNT("threads", 't', &p->threads, 1, 1024),
+        OPTION_IS_CHOICE("isa", &p->isa, model_isa_choices),
+        OPTION_IS_TEXT("output", 'o', &p->output),
+        OPTION_IS_FLAG("json", 0, &p->json),
+        OPTION_IS_FLAG("show", 0, &p->show),
+        OPTION_IS_FLAG("forget", 0, &p->forget),
+    };
+    struct option_parser parser = {.command = command,
+                                   .usage = usage,
+                                   .options = options,
+                                   .n_options = sizeof options / sizeof *options};
+    if (!options_parse(&parser, argc, argv, exit_code))
+        return false;
+    *exit_code = check_usage(p);
+    return *exit_code == EXIT_OK;
+}
+
+// Before a minute is spent on what could not be written.
+static int check_output(const struct command_probe *p)
+{
+    char folder[sizeof p->path];
+    const char *slash = strrchr(p->path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - p->path) + 1 : 1, slash ? p->path : ".");
+    if (p->show || p->forget || access(folder, W_OK) == 0)
+        return EXIT_OK;
+    message_note(command, "cannot write %s: %s", p->path, strerror(errno));
+    return EXIT_FAILED;
+}
+
+static int find_path(struct command_probe *p)
+{
+    if (p->output) {
+        const int len = snprintf(p->path, sizeof p->path, "%s", p->output);
+        if (len < (int)sizeof p->path)
+            return check_output(p);
+        message_note(command, "the path of the profile is too long");
+        return EXIT_FAILED;
+    }
+    if (config_dir_profile(p->path, sizeof p->path))
+        return EXIT_OK;
+    message_note(command, "there is no place to keep the profile in: neither XDG_CONFIG_HOME nor HOME is an "
+                          "absolute path; name a file with -o");
+    return EXIT_FAILED;
+}
+
+// The file as it is: what was kept is what is shown.
+static int print_json(const struct command_probe *p)
+{
+    struct text text = {0};
+    struct lode_error error = {0};
+    int code = text_read(&text, p->path, &error);
+    if (!code)
+        fwrite(text.bytes, 1, text.len, stdout);
+    text_free(&text);
+    return code ? message_failed(command, &error) : EXIT_OK;
+}
+
+// ---- what is kept
+// --------------------------------------------------------------------------------------------
+
+static int show(const struct command_probe *p)
+{
+    struct lode_error error = {0};
+    struct machine_profile profile;
+    if (access(p->path, F_OK) != 0 && errno == ENOENT) {
+        message_note(command, "nothing is kept yet; lode probe writes %s", p->path);
+        return EXIT_FAILED;
+    }
+    if (machine_profile_read(&profile, p->path, &error))
+        return message_failed(command, &error);
+    char why[512];
+    bool same = false;
+    if (profile.origin == PROFILE_MEASURED && probe_recognise(&same, why, sizeof why, &profile, &error))
+        return message_failed(command, &error);
+    if (p->json) {
+        int code = print_json(p);
+        if (code)
+            return code;
+    } else {
+        probe_report_print(&profile);
+    }
+    char printable[sizeof p->path];
+    text_printable(printable, sizeof printable, p->path);
+    if (profile.origin != PROFILE_MEASURED)
+        message_note(command, "%s was not measured on any machine", printable);
+    else if (same)
+        message_note(command, "%s is of this machine", printable);
+    else
+        message_note(command, "%s is of another machine: %s", printable, why);
+    return EXIT_OK;
+}
+
+static int forget(const struct command_probe *p)
+{
+    if (unlink(p->path) == 0) {
+        printf("removed %s\n", p->path);
+        return EXIT_OK;
+    }
+    if (errno == ENOENT) {
+        message_note(command, "nothing is kept in %s", p->path);
+        return EXIT_OK;
+    }
+    message_note(command, "cannot remove %s: %s", p->path, strerror(errno));
+    return EXIT_FAILED;
+}
+
+// ---- measuring
+// -----------------------------------------------------------------------------------------------
+
+static bool on_progress(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    struct command_probe *p = user;
+    return progress_show(&p->progress, what, done, total);
+}
+
+static void on_note(void *user, const char *text)
+{
+    struct command_probe *p = user;
+    progress_end(&p->progress);
+    message_note(command, "%s", text);
+}
+
+// NULL: nothing was named and the current folder cannot be written.
+static const char *choose_drive(const struct command_probe *p)
+{
+    if (p->drive || p->model)
+        return p->drive ? p->drive : p->model;
+    const char *model = getenv("LODE_MODEL");
+    if (model && model[0])
+        return model;
+    if (access(".", W_OK) == 0)
+        return ".";
+    message_note(command,
+                 "no drive is measured: the current folder cannot be written; name one with --drive");
+    return NULL;
+}
+
+static int measure(struct command_probe *p)
+{
+    struct lode_error error = {0};
+    struct machine_profile profile;
+    const struct probe_options options = {.mode = p->quick      ? PROBE_QUICK
+                                                  : p->thorough ? PROBE_THOROUGH
+                                                                : PROBE_FULL,
+                                          .threads = p->threads,
+                                          .isa = p->isa ? model_isa_choices[p->isa] : NULL,
+                                          .drive_path = choose_drive(p),
+                                          .on_progress = on_progress,
+                                          .on_note = on_note,
+                                          .user = p};
+    interrupt_watch(true);
+    progress_begin(&p->progress);
+    int code = probe_machine(&profile, &options, &error);
+    progress_end(&p->progress);
+    if (!code)
+        code = machine_profile_write(&profile, p->path, &error);
+    if (code)
+        return message_failed(command, &error);
+    code = EXIT_OK;
+    if (p->json)
+        code = print_json(p);
+    else
+        probe_report_print(&profile);
+    char printable[sizeof p->path];
+    message_note(command, "written to %s", text_printable(printable, sizeof printable, p->path));
+    return code;
+}
+
+int cmd_probe(int argc, char **argv)
+{
+    struct command_probe p = {.quick = false};
+    int code;
+    if (!parse(&p, argc, argv, &code))
+        return code;
+    code = find_path(&p);
+    if (code)
+        return code;
+    return p.show ? show(&p) : p.forget ? forget(&p) : measure(&p);
+}
