@@ -41,6 +41,10 @@ struct lode_engine {
 // machine does not tell: then nothing is refused.
 uint64_t engine_available_bytes(void);
 
+// What the kernel keeps for a process under a ceiling and small allocations that nobody counts: page tables,
+// libraries' pages, io buffers, stacks. More where the ceiling was asked for and is a promise.
+uint64_t engine_reserve_bytes(uint64_t ceiling_bytes, bool asked_for);
+
 // Finds the ceiling and what of it is gone already; at the end of opening.
 void engine_settle_ceiling(struct lode_engine *engine);
 

@@ -4,6 +4,7 @@
 //   tokenizer  text to token ids and back
 //   processor  what the CPU is, and what an engine would use of it
 //   engine     a loaded model: weights, device, threads
+//   plan       how a model would run on a machine, and how fast
 //   session    one timeline of tokens with its KV cache; an engine may have several, whose calls take turns
 //
 // Functions that can fail return 0 or a negative enum lode_code and fill *error (which may be NULL). Nothing
@@ -237,6 +238,68 @@ uint32_t lode_engine_threads(const struct lode_engine *engine);
 const char *lode_engine_isa(const struct lode_engine *engine);
 double
 lode_engine_load_seconds(const struct lode_engine *engine); // reading weights included, once it is done
+
+// ---- plans
+// ---------------------------------------------------------------------------------------------------
+
+// How a model would run on a machine: what lies where, and how fast it would be, from a machine profile.
+// Nothing is loaded and nothing is measured.
+struct lode_plan_options {
+    const char *shape, *type; // instead of a file: of struct lode_synth_options; type NULL: "q4_0"
+    const char *machine_file; // a machine profile, or
+    const char *machine_text; // a machine in a few words: "ram=32G@60,cores=8,drive=3.5"
+    bool this_machine;        // the profile is of this machine: what is available here is the memory there is
+    uint64_t ram_bytes;       // as in lode_engine_options; 0: what the machine has
+    uint32_t threads;         // 0: those that the profile was made with
+    uint32_t context;     // tokens of the timeline; 0: 4096, or what each of the contexts asked about needs
+    uint32_t batch;       // as in lode_session_options
+    int kv;               // enum lode_kv_type
+    const char *heat_dir; // as in lode_engine_options
+};
+
+#define LODE_PLAN_GROUPS 16
+#define LODE_PLAN_CONTEXTS 3
+#define LODE_PLAN_WARNINGS 12
+
+// Shares of the time of a pass; they add up to 1.
+struct lode_plan_shares {
+    double kernels, attention, operations, drive; // drive: waiting for it
+    const char *limiter;                          // the largest: "cpu kernels", "attention", …
+};
+
+struct lode_plan_expected {
+    uint32_t context; // tokens before
+    double decode_tok_s, decode_low, decode_high;
+    uint32_t prefill_tokens; // of a prompt behind that context
+    double prefill_tok_s, prefill_low, prefill_high;
+    struct lode_plan_shares decode, prefill;
+    double read_bytes_per_token; // decode, from the drive
+    double hit_rate;             // of the experts chosen in decode; 1 where all are in memory
+};
+
+// Plain data. Texts are its own or constants.
+struct lode_plan {
+    struct lode_shape shape;
+    char machine[96], machine_source[512], cpu[96], drive[96]; // drive is empty where none is used
+    bool measured; // the profile is; else from data sheets or words
+    uint32_t threads, context, batch;
+    uint64_t ceiling_bytes, kv_bytes, scratch_bytes, program_bytes; // program: with tokenizer and reserve
+    uint32_t n_groups;
+    struct lode_plan_group {
+        const char *kind;
+        uint64_t units, bytes, ram_bytes, nvme_bytes; // ram: that stays there; nvme: that is read from there
+    } groups[LODE_PLAN_GROUPS];
+    uint64_t buffer_bytes; // of memory, for what is streamed and for rows
+    uint32_t n_expected;
+    struct lode_plan_expected expected[LODE_PLAN_CONTEXTS];
+    uint32_t n_warnings;
+    char warnings[LODE_PLAN_WARNINGS][256];
+};
+
+// `path` is NULL where a shape is named. Fails with LODE_ERR_MEMORY when the machine or the ceiling is too
+// small for the model.
+int lode_plan_make(struct lode_plan *out, const char *path, const struct lode_plan_options *options,
+                   struct lode_error *error);
 
 // ---- session
 // -------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@
 #include <malloc.h>
 #include <stdio.h>
 
-// What the kernel keeps for us and our own small allocations, beyond what is counted: page tables (a 512th of
-// what is mapped), the libraries' pages, io buffers, stacks.
+// Page tables alone are a 512th of what is mapped.
 #define RESERVE_BYTES ((uint64_t)48 << 20)
 #define RESERVE_SHARE 256
 
@@ -23,10 +22,9 @@ uint64_t engine_available_bytes(void)
     return memory.available_bytes > HEADROOM_BYTES ? memory.available_bytes - HEADROOM_BYTES : 1;
 }
 
-static uint64_t reserve_bytes(const struct lode_engine *engine)
+uint64_t engine_reserve_bytes(uint64_t ceiling_bytes, bool asked_for)
 {
-    const uint64_t share = engine->ceiling_bytes / RESERVE_SHARE;
-    return (engine->options.ram_bytes ? RESERVE_BYTES : 0) + share;
+    return (asked_for ? RESERVE_BYTES : 0) + ceiling_bytes / RESERVE_SHARE;
 }
 
 void engine_settle_ceiling(struct lode_engine *engine)
@@ -38,7 +36,8 @@ void engine_settle_ceiling(struct lode_engine *engine)
     engine->ceiling_bytes = engine->options.ram_bytes;
     if (!engine->ceiling_bytes)
         engine->ceiling_bytes = available ? rss + available : UINT64_MAX;
-    engine->base_bytes = engine->ceiling_bytes == UINT64_MAX ? 0 : rss + reserve_bytes(engine);
+    const uint64_t reserve = engine_reserve_bytes(engine->ceiling_bytes, engine->options.ram_bytes != 0);
+    engine->base_bytes = engine->ceiling_bytes == UINT64_MAX ? 0 : rss + reserve;
 }
 
 static int below_floor(const struct lode_engine *engine, const struct session_needs *needs, uint64_t base,

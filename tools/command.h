@@ -7,6 +7,7 @@ int cmd_run(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_heat(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_eval(int argc, char **argv);

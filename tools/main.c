@@ -19,7 +19,7 @@ struct subcommand {
 
 static const struct subcommand subcommands[] = {
     {"run", cmd_run},     {"chat", cmd_chat},   {"info", cmd_info},         {"heat", cmd_heat},
-    {"probe", cmd_probe}, {"tokenize", cmd_tokenize}, {"eval", cmd_eval},
+    {"probe", cmd_probe}, {"plan", cmd_plan},   {"tokenize", cmd_tokenize}, {"eval", cmd_eval},
     {"bench", cmd_bench}, {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
@@ -34,6 +34,7 @@ static const char usage[] =
     "  info       show what a model file holds\n"
     "  heat       show which experts earlier runs have chosen most\n"
     "  probe      measure the machine, for planning\n"
+    "  plan       say how fast a model would be on a machine, and what lies where\n"
     "  tokenize   text to token ids, and back\n"
     "  eval       measure perplexity, write or compare logits\n"
     "  bench      measure prefill and decode speed\n"

@@ -82,6 +82,8 @@ size_t cpu_attention_thread_floats(uint32_t head_size)
 
 size_t cpu_attention_partial_floats(uint32_t rows, uint32_t n_heads, uint32_t head_size)
 {
+    if (!n_heads)
+        return 0; // a device for products alone
     uint64_t most = slot_rows_of(n_heads);
     return (rows < most ? rows : most) * n_heads * SPAN_CHUNKS * stride_of(head_size);
 }

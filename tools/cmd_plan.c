@@ -1,0 +1,227 @@
+// `lode plan`: what would lie where, and how fast it would be, before anything is loaded or bought.
+#include "profiles/probe.h"
+#include "tools/cache_dir.h"
+#include "tools/command.h"
+#include "tools/config_dir.h"
+#include "tools/message.h"
+#include "tools/model.h"
+#include "tools/options.h"
+#include "tools/plan_report.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#ifndef LODE_SOURCE_MACHINE_DIR
+#define LODE_SOURCE_MACHINE_DIR "profiles/machines"
+#endif
+#ifndef LODE_MACHINE_DIR
+#define LODE_MACHINE_DIR "/usr/local/share/lode/machines"
+#endif
+
+static const char command[] = "lode plan";
+
+static const char usage[] =
+    "Usage: lode plan [OPTION]... [MODEL]\n"
+    "       lode plan [OPTION]... --shape SHAPE [--type TYPE]\n"
+    "\n"
+    "Says what of a model would lie in memory and what on the drive, and how fast it would be: tokens\n"
+    "a second in decode, and of a prompt of 512 tokens, after contexts of 0, 8K and 32K, with a range\n"
+    "and what limits it. Nothing is loaded.\n"
+    "\n"
+    "  --machine WHICH    the file of a machine profile, the name of a sample, or a few words:\n"
+    "                     ram=32G@60,cores=8,drive=3.5 (default: what lode probe measured here)\n"
+    "  --shape SHAPE      instead of a file: e2b, e4b, 12b, 26b-a4b, 31b, …\n"
+    "  --type TYPE        of its matrices: q4_0 (default), q8_0, q4_k_m, … (see lode synth)\n"
+    "  --ram SIZE|auto    ceiling for all memory (default: what the machine has)\n"
+    "  -c, --context N    tokens of the timeline (default: what each context needs, 4K at least)\n"
+    "  -t, --threads N  -b, --batch N  --kv f16|q8_0|f32\n"
+    "  --json             one JSON object\n"
+    "  -m, --model FILE   the same as MODEL\n"
+    "\n"
+    "Exit: 0 done, 1 failed or does not fit, 2 usage.\n"
+    "\n"
+    "Examples: lode plan --shape 26b-a4b --ram 8G\n"
+    "          lode plan m.gguf --machine 'ram=32G@80,cores=8,drive=7'\n";
+
+struct command_plan {
+    struct model_options model;
+    struct lode_plan_options options;
+    const char *machine;
+    bool json;
+    char machine_path[MODEL_PATH_SIZE], heat_dir[MODEL_PATH_SIZE];
+    struct lode_plan plan;
+};
+
+static bool parse(struct command_plan *job, int argc, char **argv, int *exit_code)
+{
+    struct model_options *m = &job->model;
+    const struct option options[] = {
+        OPTION_IS_TEXT("model", 'm', &m->path),
+        OPTION_IS_TEXT("shape", 0, &job->options.shape),
+        OPTION_IS_TEXT("type", 0, &job->options.type),
+        OPTION_IS_TEXT("machine", 0, &job->machine),
+        OPTION_IS_BYTES("ram", &m->ram_bytes, MODEL_LEAST_RAM_BYTES),
+        OPTION_IS_COUNT("context", 'c', &m->context, 1, 16 << 20),
+        OPTION_IS_COUNT("threads", 't', &m->threads, 1, 1024),
+        OPTION_IS_COUNT("batch", 'b', &m->batch, 1, 64 << 10),
+        OPTION_IS_CHOICE("kv", &m->kv, model_kv_choices),
+        OPTION_IS_FLAG("json", 0, &job->json),
+    };
+    const char *operand = NULL;
+    struct option_parser parser = {.command = command,
+                                   .usage = usage,
+                                   .options = options,
+                                   .n_options = sizeof options / sizeof *options,
+                                   .operands = &operand,
+                                   .max_operands = 1};
+    if (!options_parse(&parser, argc, argv, exit_code))
+        return false;
+    if (operand && m->path)
+        *exit_code = message_usage(command, "-m and '%s' are two files; give one of them", operand);
+    else if (job->options.shape && (operand || m->path))
+        *exit_code = message_usage(command, "a file and --shape are two models; give one of them");
+    else if (job->options.type && !job->options.shape)
+        *exit_code = message_usage(command, "--type is of a --shape; a file has its own types");
+    if (operand)
+        m->path = operand;
+    return *exit_code == EXIT_OK;
+}
+
+// ---- the machine
+// -----------------------------------------------------------------------------------------------
+
+// The source tree first, as for the demo model.
+static const char *const sample_dirs[] = {LODE_SOURCE_MACHINE_DIR, LODE_MACHINE_DIR};
+enum { N_SAMPLE_DIRS = sizeof sample_dirs / sizeof *sample_dirs };
+
+static int fail_unknown(const char *name)
+{
+    char list[700] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < N_SAMPLE_DIRS && !used; i++) {
+        DIR *dir = opendir(sample_dirs[i]);
+        const struct dirent *entry;
+        while (dir && (entry = readdir(dir)) && used < sizeof list) {
+            const size_t len = strlen(entry->d_name);
+            if (len > 5 && strcmp(entry->d_name + len - 5, ".json") == 0)
+                used += (size_t)snprintf(list + used, sizeof list - used, "%s%.*s", used ? ", " : "",
+                                         (int)len - 5, entry->d_name);
+        }
+        if (dir)
+            closedir(dir);
+    }
+    return message_usage(command,
+                         "--machine '%s' is no file, no sample (%s) and no description such as "
+                         "ram=32G@60,cores=8",
+                         name, used ? list : "none are installed");
+}
+
+static int find_sample(struct command_plan *job)
+{
+    for (size_t i = 0; i < N_SAMPLE_DIRS && !strchr(job->machine, '/'); i++) {
+        const int len =
+            snprintf(job->machine_path, sizeof job->machine_path, "%s/%s.json", sample_dirs[i], job->machine);
+        if (len > 0 && (size_t)len < sizeof job->machine_path && access(job->machine_path, R_OK) == 0) {
+            job->options.machine_file = job->machine_path;
+            return EXIT_OK;
+        }
+    }
+    return fail_unknown(job->machine);
+}
+
+// A profile that was measured on another machine, or on this one before something in it changed, says nothing
+// of this one.
+static int check_stored(const char *path)
+{
+    struct lode_error error = {0};
+    struct machine_profile *profile = malloc(sizeof *profile);
+    char why[256];
+    bool same = true;
+    if (!profile) {
+        message_note(command, "no memory for a machine profile");
+        return EXIT_FAILED;
+    }
+    int code = machine_profile_read(profile, path, &error);
+    if (!code)
+        code = probe_recognise(&same, why, sizeof why, profile, &error);
+    free(profile);
+    if (code)
+        return message_failed(command, &error);
+    if (same)
+        return EXIT_OK;
+    message_note(command,
+                 "the stored profile is not of this machine: %s. Run `lode probe`, or ask about that "
+                 "machine with --machine %s",
+                 why, path);
+    return EXIT_FAILED;
+}
+
+static int find_machine(struct command_plan *job)
+{
+    if (!job->machine) {
+        if (!config_dir_profile(job->machine_path, sizeof job->machine_path) ||
+            access(job->machine_path, R_OK) != 0) {
+            message_note(command, "this machine has not been measured yet: run `lode probe` first, or name a "
+                                  "machine with --machine");
+            return EXIT_FAILED;
+        }
+        job->options.machine_file = job->machine_path;
+        job->options.this_machine = true;
+        return check_stored(job->machine_path);
+    }
+    if (access(job->machine, F_OK) == 0)
+        job->options.machine_file = job->machine;
+    else if (strchr(job->machine, '='))
+        job->options.machine_text = job->machine;
+    else
+        return find_sample(job);
+    return EXIT_OK;
+}
+
+// ---- the command
+// ---------------------------------------------------------------------------------------------
+
+static int execute(struct command_plan *job)
+{
+    int code = job->options.shape ? EXIT_OK : model_find(&job->model, command);
+    if (!code)
+        code = find_machine(job);
+    if (code)
+        return code;
+    job->options.ram_bytes = job->model.ram_bytes;
+    job->options.context = job->model.context;
+    job->options.threads = job->model.threads;
+    job->options.batch = job->model.batch;
+    job->options.kv = job->model.kv;
+    if (!job->options.shape && cache_dir_heat(job->heat_dir, sizeof job->heat_dir))
+        job->options.heat_dir = job->heat_dir;
+    struct lode_error error = {0};
+    code = lode_plan_make(&job->plan, job->options.shape ? NULL : job->model.path, &job->options, &error);
+    if (code == LODE_ERR_ARGUMENT)
+        return message_usage(command, "%s", error.text);
+    if (code)
+        return message_failed(command, &error);
+    const char *kv = model_kv_choices[job->model.kv];
+    if (!job->json)
+        plan_report_text(&job->plan, kv);
+    else if (plan_report_json(&job->plan, kv))
+        return EXIT_FAILED;
+    return EXIT_OK;
+}
+
+int cmd_plan(int argc, char **argv)
+{
+    struct command_plan *job = calloc(1, sizeof *job);
+    if (!job) {
+        message_note(command, "no memory for a plan");
+        return EXIT_FAILED;
+    }
+    int code;
+    if (parse(job, argc, argv, &code))
+        code = execute(job);
+    free(job);
+    return code;
+}
