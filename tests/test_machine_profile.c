@@ -1,6 +1,7 @@
 // Machine profiles as texts and in memory: what is read is what was written, and whatever a stranger's file
 // may say is refused by the path of its member.
 #include "profiles/machine_profile.h"
+#include "tests/profile_checks.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -27,7 +28,7 @@ static const char plain[] =
     "\"direct_gbps\":[{\"x\":1,\"y\":1.5},{\"x\":4,\"y\":3.25,\"spread\":0.1}]}],"
     "\"interference\":{\"cpu\":{\"drive\":0.9},\"drive\":{\"cpu\":0.75,\"gpu\":1}}}";
 
-static struct machine_profile profile, second; // large, and cleared by what fills them
+static struct machine_profile profile; // large, and cleared by what fills it
 
 static int read_text(const char *text, struct lode_error *error)
 {
@@ -67,26 +68,6 @@ static char *changed(const char *where, const char *old, const char *new)
     return text;
 }
 
-static char *written(const struct machine_profile *from)
-{
-    struct lode_error error = {0};
-    char *text;
-    size_t len;
-    cr_assert_eq(machine_profile_write_text(&text, &len, from, "written", &error), 0, "%s", error.text);
-    cr_assert_eq(strlen(text), len);
-    return text;
-}
-
-static void expect_same_after_writing(const struct machine_profile *from)
-{
-    struct lode_error error = {0};
-    char *text = written(from);
-    cr_assert_eq(machine_profile_read_text(&second, text, strlen(text), "written", &error), 0, "%s",
-                 error.text);
-    cr_assert_eq(memcmp(from, &second, sizeof second), 0, "%s", text);
-    free(text);
-}
-
 // ---- what a file says
 // ----------------------------------------------------------------------------------------
 
@@ -119,7 +100,7 @@ Test(machine_profile, a_file_says_what_it_says)
     cr_assert_eq(profile.interference[PROFILE_LANE_CPU][PROFILE_LANE_DRIVE], 0.9);
     cr_assert_eq(profile.interference[PROFILE_LANE_DRIVE][PROFILE_LANE_CPU], 0.75);
     cr_assert_eq(profile.interference[PROFILE_LANE_LINK][PROFILE_LANE_CPU], 1);
-    expect_same_after_writing(&profile);
+    profile_expect_same_after_writing(&profile);
 }
 
 Test(machine_profile, names_are_of_any_script)
@@ -127,7 +108,7 @@ Test(machine_profile, names_are_of_any_script)
     char *text = changed("a machine", "a machine", "\\u00c4rger \\\"im\\\" \xe5\xb1\xb1");
     expect_read(text);
     cr_assert_str_eq(profile.name, "\xc3\x84rger \"im\" \xe5\xb1\xb1");
-    expect_same_after_writing(&profile);
+    profile_expect_same_after_writing(&profile);
     free(text);
 }
 
@@ -232,7 +213,7 @@ Test(machine_profile, a_gpu_that_shares_memory_needs_no_link)
     char *text = changed("\"gpus\"", LINKS ",", "\"shares_memory\":true,");
     expect_read(text);
     cr_assert(profile.gpus[0].shares_memory);
-    expect_same_after_writing(&profile);
+    profile_expect_same_after_writing(&profile);
     free(text);
 }
 
@@ -346,7 +327,7 @@ Test(machine_profile, any_changed_byte_is_refused_or_harmless)
             struct lode_error error;
             text[i] = bytes[b];
             if (read_text(text, &error) == 0)
-                expect_same_after_writing(&profile);
+                profile_expect_same_after_writing(&profile);
             else
                 cr_assert(error.code == LODE_ERR_FORMAT && strncmp(error.text, "some.json: ", 11) == 0, "%s",
                           error.text);
@@ -378,7 +359,7 @@ Test(machine_profile, numbers_come_back_as_they_were)
     for (int i = 1; i < PROFILE_DRIVES; i++)
         profile.drives[i] = profile.drives[0];
     profile.interference[PROFILE_LANE_LINK][PROFILE_LANE_GPU] = 0.123456789012345678;
-    expect_same_after_writing(&profile);
+    profile_expect_same_after_writing(&profile);
 }
 
 static void expect_unchecked(const char *path, const char *reason)

@@ -1,6 +1,7 @@
 // Machine profiles in files, the sample machines, the documentation, and machines in a line of text.
 #include "profiles/machine_profile.h"
 #include "profiles/machine_profile_fields.h"
+#include "tests/profile_checks.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -14,26 +15,6 @@
 #include <unistd.h>
 
 static struct machine_profile profile, second; // large, and cleared by what fills them
-
-static char *written(const struct machine_profile *from)
-{
-    struct lode_error error = {0};
-    char *text;
-    size_t len;
-    cr_assert_eq(machine_profile_write_text(&text, &len, from, "written", &error), 0, "%s", error.text);
-    cr_assert_eq(strlen(text), len);
-    return text;
-}
-
-static void expect_same_after_writing(const struct machine_profile *from)
-{
-    struct lode_error error = {0};
-    char *text = written(from);
-    cr_assert_eq(machine_profile_read_text(&second, text, strlen(text), "written", &error), 0, "%s",
-                 error.text);
-    cr_assert_eq(memcmp(from, &second, sizeof second), 0, "%s", text);
-    free(text);
-}
 
 // ---- files
 // ---------------------------------------------------------------------------------------------------
@@ -245,7 +226,7 @@ Test(machine, sample_machines_are_usable_and_say_their_source)
             n_shared += profile.gpus[i].shares_memory;
         }
         cr_assert_geq(profile.n_drives, 1);
-        expect_same_after_writing(&profile);
+        profile_expect_same_after_writing(&profile);
         n++;
     }
     closedir(dir);
@@ -284,7 +265,7 @@ Test(machine, the_documented_example_is_what_would_be_written)
     struct lode_error error = {0};
     cr_assert_eq(machine_profile_read_text(&profile, example, strlen(example), "example", &error), 0, "%s",
                  error.text);
-    char *text = written(&profile);
+    char *text = profile_written(&profile);
     cr_assert_str_eq(text, example);
     free(text);
     free(example);
@@ -321,7 +302,7 @@ static void expect_parsed(const char *text)
     expect_sane_kernels(&profile.cpu, text);
     for (uint32_t i = 0; i < profile.n_gpus; i++)
         expect_sane_kernels(&profile.gpus[i], text);
-    expect_same_after_writing(&profile);
+    profile_expect_same_after_writing(&profile);
 }
 
 Test(machine, a_line_describes_a_machine)
