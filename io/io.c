@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_QUEUE_DEPTH 16
 #define MAX_QUEUE_DEPTH 1024
 #define JOBS_PER_CHUNK 64
 
@@ -81,7 +80,7 @@ int io_open_hooked(struct io **out, const char *const *paths, uint32_t n_paths,
     struct io *io = calloc(1, sizeof *io);
     if (!io)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to read from %u files", n_paths);
-    io->queue_depth = options->queue_depth ? options->queue_depth : DEFAULT_QUEUE_DEPTH;
+    io->queue_depth = options->queue_depth ? options->queue_depth : IO_QUEUE_DEPTH;
     code = io_files_open(&io->files, paths, options->mirrors, n_paths, options->cache, error);
     if (code == 0)
         code = io_queue_open(&io->queue, io->files, io->queue_depth, error);

@@ -70,8 +70,16 @@ enum io_cache_use {
     IO_CACHE_POPULATE, // through the page cache, for the next program that reads the files
 };
 
+// Long requests are cut into pieces, each of which is a read in flight.
+// Small, so that a demand waits behind little (16 reads in flight are 4 ms at 2 GB/s) and one request is
+// spread over both copies; large enough to cost little. Requests of 3.3 MB in pieces of 256 KiB, 512 KiB, 1
+// MiB and whole, with 4, 16 and 32 reads in flight, read a virtual disk equally fast: 0.8 to 1.0 GB/s, as fio
+// did, with a spread of 0.2 between runs; they took 11, 9, 9 and 7% of a core.
+#define IO_PIECE_BYTES ((size_t)512 << 10)
+#define IO_QUEUE_DEPTH 16
+
 struct io_options {
-    uint32_t queue_depth; // reads in flight at once; 0: 16
+    uint32_t queue_depth; // reads in flight at once; 0: IO_QUEUE_DEPTH
     enum io_engine_kind engine;
     enum io_cache_use cache;
     // NULL, or for each file NULL or the path of a second copy, on another drive: reads go to whichever copy

@@ -6,12 +6,6 @@
 #include <fcntl.h>
 #include <string.h>
 
-// Small, so that a demand waits behind little (16 reads in flight are 4 ms at 2 GB/s) and one request is
-// spread over both copies; large enough to cost little. Requests of 3.3 MB in pieces of 256 KiB, 512 KiB, 1
-// MiB and whole, with 4, 16 and 32 reads in flight, read a virtual disk equally fast: 0.8 to 1.0 GB/s, as fio
-// did, with a spread of 0.2 between runs; they took 11, 9, 9 and 7% of a core.
-#define PIECE_BYTES ((size_t)512 << 10)
-
 static bool is_multiple(uint64_t value, uint64_t align)
 {
     return (value & (align - 1)) == 0;
@@ -65,7 +59,8 @@ static bool can_read_straight(const struct io_copy *copy, bool padded, uint64_t 
 
 void io_job_init(struct io_job *job, const struct io_request *request, struct io_file *file)
 {
-    *job = (struct io_job){.request = *request, .file = file, .piece_bytes = PIECE_BYTES, .status = IO_DONE};
+    *job =
+        (struct io_job){.request = *request, .file = file, .piece_bytes = IO_PIECE_BYTES, .status = IO_DONE};
     for (uint32_t i = 0; i < file->n_copies; i++) {
         if (atomic_load(&file->copies[i].direct) &&
             !can_read_straight(&file->copies[i], request->padded, request->offset, request->length,

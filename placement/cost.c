@@ -106,7 +106,7 @@ static int answer(struct cost *out, const struct cost_model *model, const struct
     const bool guessed = question->batch > 1 && model->measured_rows < COST_ENOUGH_ROWS;
     const double kernels_error = guessed ? fmax(e->kernels, EXTRAPOLATION_ERROR) : e->kernels;
     const double drive_spread =
-        model->drive ? profile_curve_spread_at(&model->drive->direct_gbps, COST_QUEUE_DEPTH) / 2 : 0;
+        model->drive ? profile_curve_spread_at(&model->drive->direct_gbps, IO_QUEUE_DEPTH) / 2 : 0;
     const double own = square(out->slow_s) + square(out->kernels_s * kernels_error) +
                        square(out->attention_s * e->attention) + square(out->operations_s * e->operations) +
                        square(out->stall_s * (e->stall + drive_spread));
@@ -174,7 +174,7 @@ static const struct profile_drive *choose_drive(const struct machine_profile *pr
         const struct profile_drive *drive = &profile->drives[i];
         const struct profile_curve *curve =
             drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps;
-        const double gbps = profile_curve_at(curve, COST_QUEUE_DEPTH);
+        const double gbps = profile_curve_at(curve, IO_QUEUE_DEPTH);
         if (gbps > best_gbps) {
             best = drive;
             best_gbps = gbps;

@@ -11,8 +11,8 @@
 //               GFLOP/s. A window caps the positions.
 //   operations  what stands between the products: calls times the time of one; of many rows they are shared
 //               by the threads.
-//   drive       GB/s at the queue depth that a read fills: pieces of COST_PIECE_BYTES, at most
-//               COST_QUEUE_DEPTH at once.
+//   drive       GB/s at the queue depth that a read fills: pieces of IO_PIECE_BYTES, at most
+//               IO_QUEUE_DEPTH at once.
 //
 // What is streamed is followed part by part through a ring of the real size: a part is read when the drive is
 // free and the ring has room, a unit is computed when all its parts are there (ring.c). Experts
@@ -32,12 +32,10 @@
 #define LODE_COST_H
 
 #include "backends/backend.h"
+#include "io/io.h"
 #include "placement/homes.h"
 #include "placement/workload.h"
 #include "profiles/machine_profile.h"
-
-#define COST_PIECE_BYTES ((uint64_t)512 << 10) // io/io_job.c
-#define COST_QUEUE_DEPTH 16                    // io/io.c
 
 // Products that were measured with fewer rows say little of prefill.
 #define COST_ENOUGH_ROWS 64

@@ -61,7 +61,7 @@ static void ring_read(struct pipeline *p, bool least)
         if (!least && p->used_bytes + bytes > (double)p->model->homes->ring_bytes)
             return;
         least = false;
-        const double seconds = read_seconds(p, bytes, (double)COST_PIECE_BYTES * COST_QUEUE_DEPTH);
+        const double seconds = read_seconds(p, bytes, (double)IO_PIECE_BYTES * IO_QUEUE_DEPTH);
         p->drive_free = p->ready[at] = fmax(p->drive_free, p->now) + seconds;
         count_read(p, bytes, seconds);
         p->used_bytes += bytes;
@@ -127,7 +127,7 @@ static struct chosen choose(const struct pipeline *p, const struct pass *pass, c
 // What the drive is busy with before it turns to a demand: of the ring only what is in flight.
 static double wait_seconds(const struct pipeline *p)
 {
-    const double in_flight = (double)COST_PIECE_BYTES * COST_QUEUE_DEPTH;
+    const double in_flight = (double)IO_PIECE_BYTES * IO_QUEUE_DEPTH;
     const double wait_s = fmax(0, p->drive_free - p->now);
     return p->n_cycle ? fmin(wait_s, read_seconds(p, in_flight, in_flight)) : wait_s;
 }
@@ -275,7 +275,7 @@ static void fetch_rows(struct pipeline *p, const struct pass *pass)
     for (uint32_t i = 0; i < w->n_tables; i++) {
         if (p->model->homes->home[w->tables[i].unit] != HOME_ROWS)
             continue;
-        const double rounds = ceil(pass->rows / COST_QUEUE_DEPTH);
+        const double rounds = ceil(pass->rows / IO_QUEUE_DEPTH);
         const double bytes = pass->rows * (double)w->tables[i].row_bytes, seconds = rounds * p->latency_s;
         count_read(p, bytes, seconds);
         p->drive_free = fmax(p->drive_free, p->now) + seconds;

@@ -95,8 +95,8 @@ double cost_drive_gbps(const struct cost_model *model, double read_bytes)
     const struct profile_drive *drive = model->drive;
     const struct profile_curve *curve =
         drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps;
-    const double pieces = ceil(read_bytes / (double)COST_PIECE_BYTES);
-    return profile_curve_at(curve, fmin(fmax(pieces, 1), COST_QUEUE_DEPTH));
+    const double pieces = ceil(read_bytes / (double)IO_PIECE_BYTES);
+    return profile_curve_at(curve, fmin(fmax(pieces, 1), IO_QUEUE_DEPTH));
 }
 
 // ---- attention

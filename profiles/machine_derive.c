@@ -1,7 +1,6 @@
 // Rates of the CPU are those of one core of a Zen 3 at 3.2 GHz with AVX2, as bench/kernels measures them
-// there
-// (--threads 1, "matmul avx2 26b-dense-up", arranged weights, best call); shares of memory and links are what
-// programs for these models are reported to reach. All of it is a first guess: lode probe measures.
+// there (--threads 1, "matmul avx2 26b-dense-up", arranged weights, best call); shares of memory and links
+// are what programs for these models are reported to reach. All of it is a first guess: lode probe measures.
 #include "profiles/machine_derive.h"
 
 #include <math.h>

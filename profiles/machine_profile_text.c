@@ -2,9 +2,9 @@
 //
 //   ram GB/s    51.2: two channels of DDR4-3200
 //   cores       one for 8 GB/s of RAM, 4 to 64: a PC with 51.2 GB/s has 6, one with 96 GB/s 12
-//   gpu GB/s    30 for each GiB: of 12 GB cards 288 (RX 6700 XT: 384, RTX 3060: 360), of 24 GB ones 936 to
-//   1008
-//               where the rule says 720, of 8 GB ones 224 to 448 where it says 240
+//   gpu GB/s    30 for each GiB: 12 GB cards have 360 (RTX 3060) and 384 (RX 6700 XT), as the rule says; 24
+//   GB
+//               ones 936 to 1008 where it says 720, 8 GB ones 224 to 448 where it says 240
 //   TFLOP/s     0.04 for each GB/s: RTX 3060 12.7 of 360, RTX 3090 35.6 of 936, RTX 4060 15.1 of 272
 //   link        15.75: PCIe 3.0 x16, or 4.0 x8
 //   drive       3.5: an NVMe SSD behind PCIe 3.0 x4

@@ -152,13 +152,5 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
 
 int probe_dense(struct probe *probe, uint64_t end_ns, struct lode_error *error)
 {
-    enum lode_type types[LODE_TYPE_END];
-    const uint32_t n = probe_types(types, probe->options->mode);
-    struct probe_group group = {end_ns, n};
-    int code = LODE_OK;
-    for (uint32_t i = 0; i < n && !code; i++) {
-        const double slice_s = probe_slice_s(&group);
-        code = measure_type(probe, types[i], clock_now_ns() + (uint64_t)(slice_s * 1e9), error);
-    }
-    return code;
+    return probe_each_type(probe, end_ns, measure_type, error);
 }

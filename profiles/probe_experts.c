@@ -2,8 +2,6 @@
 // pool, which takes their bytes as they are read, and nothing is arranged there.
 #include "profiles/probe_internal.h"
 
-#include "base/clock.h"
-
 #define DECODE_JOBS 8 // experts of a token in 26B-A4B
 #define WIDTH 704     // of its experts; no whole number of K-quant blocks, for which it is 768
 
@@ -121,13 +119,5 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
 
 int probe_experts(struct probe *probe, uint64_t end_ns, struct lode_error *error)
 {
-    enum lode_type types[LODE_TYPE_END];
-    const uint32_t n = probe_types(types, probe->options->mode);
-    struct probe_group group = {end_ns, n};
-    int code = LODE_OK;
-    for (uint32_t i = 0; i < n && !code; i++) {
-        const double slice_s = probe_slice_s(&group);
-        code = measure_type(probe, types[i], clock_now_ns() + (uint64_t)(slice_s * 1e9), error);
-    }
-    return code;
+    return probe_each_type(probe, end_ns, measure_type, error);
 }

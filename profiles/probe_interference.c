@@ -3,8 +3,8 @@
 #include "profiles/probe_internal.h"
 
 #include "base/clock.h"
+#include "io/io.h"
 
-#define QUEUE_DEPTH 16 // of an engine
 #define ROUNDS 5
 #define WAIT_NS 20000000
 
@@ -64,8 +64,8 @@ static int take_turns(struct together *t, const struct probe_file *file, struct 
     const uint64_t record_bytes = t->probe->profile->drives[0].record_bytes;
     double ignored, together_bytes;
     const double alone = multiply_rate(t, false, &ignored);
-    t->code = probe_reader_open(&t->reader, file, true, record_bytes, QUEUE_DEPTH, t->probe->memory_bytes / 4,
-                                t->error);
+    t->code = probe_reader_open(&t->reader, file, true, record_bytes, IO_QUEUE_DEPTH,
+                                t->probe->memory_bytes / 4, t->error);
     if (t->code)
         return t->code;
     t->code = probe_reader_start(&t->reader, t->error);

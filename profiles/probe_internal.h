@@ -85,6 +85,12 @@ void probe_note_others(struct probe *probe, double before_s);
 // Types in the order of measuring; at most LODE_TYPE_END. By the mode.
 uint32_t probe_types(enum lode_type *out, enum probe_mode mode);
 
+// Measures each of them in its share of the time.
+int probe_each_type(struct probe *probe, uint64_t end_ns,
+                    int (*measure)(struct probe *probe, enum lode_type type, uint64_t end_ns,
+                                   struct lode_error *error),
+                    struct lode_error *error);
+
 // Random blocks with scales of moderate size: no weight is infinite, tiny or not a number.
 void probe_fill_blocks(uint8_t *out, enum lode_type type, size_t bytes);
 

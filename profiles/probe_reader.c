@@ -5,8 +5,6 @@
 
 #include <sys/mman.h>
 
-// Into which the io room cuts requests: so many records keep a queue full.
-#define PIECE_BYTES ((uint64_t)512 << 10)
 #define MOST_BUFFERS 64
 
 static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
@@ -38,7 +36,7 @@ int probe_reader_open(struct probe_reader *out, const struct probe_file *file, b
         return lode_fail(error, LODE_ERR_IO, "%s is too small to measure a drive with", file->path);
     out->step = choose_step(out->n_records);
     out->stride = (record_bytes + 3 * IO_ALIGN_BYTES - 1) / IO_ALIGN_BYTES * IO_ALIGN_BYTES;
-    const uint64_t pieces = (record_bytes + PIECE_BYTES - 1) / PIECE_BYTES;
+    const uint64_t pieces = (record_bytes + IO_PIECE_BYTES - 1) / IO_PIECE_BYTES;
     uint64_t n = (queue_depth + pieces - 1) / pieces + 1;
     n = n < MOST_BUFFERS ? n : MOST_BUFFERS;
     n = n < memory_bytes / out->stride ? n : memory_bytes / out->stride;

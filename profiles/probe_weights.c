@@ -2,6 +2,8 @@
 // and subnormal numbers take some processors longer, and would not be met in a model.
 #include "profiles/probe_internal.h"
 
+#include "base/clock.h"
+
 #include <string.h>
 
 #define SEED_BLOCKS 4096 // the rest repeats them, in another order
@@ -31,6 +33,22 @@ uint32_t probe_types(enum lode_type *out, enum probe_mode mode)
             out[n++] = (enum lode_type)type;
     }
     return n;
+}
+
+int probe_each_type(struct probe *probe, uint64_t end_ns,
+                    int (*measure)(struct probe *probe, enum lode_type type, uint64_t end_ns,
+                                   struct lode_error *error),
+                    struct lode_error *error)
+{
+    enum lode_type types[LODE_TYPE_END];
+    const uint32_t n = probe_types(types, probe->options->mode);
+    struct probe_group group = {end_ns, n};
+    int code = LODE_OK;
+    for (uint32_t i = 0; i < n && !code; i++) {
+        const double slice_s = probe_slice_s(&group);
+        code = measure(probe, types[i], clock_now_ns() + (uint64_t)(slice_s * 1e9), error);
+    }
+    return code;
 }
 
 // Where the half-precision scales of a block lie; -1: none. docs/tensor-types.md has the layouts.
