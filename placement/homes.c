@@ -24,12 +24,19 @@ struct sums {
     bool countable;
 };
 
-static struct sums sum_up(const struct unit_table *table, bool host_memory)
+static bool on_gpu(const struct homes_request *request, uint32_t unit)
+{
+    return request->gpu && request->gpu[unit];
+}
+
+static struct sums sum_up(const struct unit_table *table, const struct homes_request *request)
 {
     struct sums s = {.countable = true};
     for (uint32_t u = 0; u < table->n_units; u++) {
         const struct unit *unit = &table->units[u];
-        const uint64_t bytes = layout_unit_bytes(table, u, host_memory);
+        const uint64_t bytes = layout_unit_bytes(table, u, request->host_memory);
+        if (on_gpu(request, u))
+            continue;
         uint64_t *sum = &s.fixed_bytes;
         if (unit->class == UNIT_ROWS) {
             s.rows_bytes = ROWS_BYTES;
@@ -68,12 +75,6 @@ static uint64_t pool_least_bytes(const struct sums *s)
     return POOL_LEAST_SLOTS * s->largest_expert;
 }
 
-uint64_t homes_full_bytes(const struct unit_table *table, bool host_memory)
-{
-    const struct sums s = sum_up(table, host_memory);
-    return s.countable ? s.fixed_bytes + s.streams_bytes + s.experts_bytes + s.rows_bytes : UINT64_MAX;
-}
-
 static uint64_t floor_bytes(const struct sums *s)
 {
     uint64_t ring = ring_bytes(s);
@@ -81,10 +82,23 @@ static uint64_t floor_bytes(const struct sums *s)
            (ring < s->streams_bytes ? ring : s->streams_bytes);
 }
 
+struct homes_bounds homes_bounds(const struct unit_table *table, const struct homes_request *request)
+{
+    const struct sums s = sum_up(table, request);
+    if (!s.countable)
+        return (struct homes_bounds){UINT64_MAX, UINT64_MAX};
+    return (struct homes_bounds){floor_bytes(&s),
+                                 s.fixed_bytes + s.streams_bytes + s.experts_bytes + s.rows_bytes};
+}
+
 uint64_t homes_floor_bytes(const struct unit_table *table, bool host_memory)
 {
-    const struct sums s = sum_up(table, host_memory);
-    return s.countable ? floor_bytes(&s) : UINT64_MAX;
+    return homes_bounds(table, &(struct homes_request){.host_memory = host_memory}).floor_bytes;
+}
+
+uint64_t homes_full_bytes(const struct unit_table *table, bool host_memory)
+{
+    return homes_bounds(table, &(struct homes_request){.host_memory = host_memory}).full_bytes;
 }
 
 // Pins units worth at most pinned_bytes, evenly over the layers: each unit brings its bytes' share of what
@@ -112,14 +126,18 @@ static void spread(struct homes *out, const struct unit_table *table, const stru
     }
 }
 
-static void assign(struct homes *out, const struct unit_table *table, bool pin_experts, bool pin_dense,
-                   bool host_memory)
+static void assign(struct homes *out, const struct unit_table *table, const struct homes_request *request,
+                   bool pin_experts, bool pin_dense)
 {
     for (uint32_t u = 0; u < table->n_units; u++) {
         const struct unit *unit = &table->units[u];
-        const uint64_t bytes = layout_unit_bytes(table, u, host_memory);
-        enum unit_home home = HOME_PINNED;
-        if (unit->class == UNIT_ROWS)
+        const uint64_t bytes = layout_unit_bytes(table, u, request->host_memory);
+        unsigned home = HOME_PINNED;
+        if (on_gpu(request, u)) {
+            const unsigned g = request->gpu[u] - 1u;
+            home = HOME_GPU + g;
+            out->gpu_bytes[g] += layout_unit_bytes(table, u, false); // as a GPU has it, whatever the host
+        } else if (unit->class == UNIT_ROWS)
             home = HOME_ROWS;
         else if (unit->class == UNIT_EXPERT)
             home = pin_experts ? HOME_PINNED : HOME_POOL;
@@ -131,11 +149,23 @@ static void assign(struct homes *out, const struct unit_table *table, bool pin_e
     }
 }
 
-int homes_solve(struct homes *out, const struct unit_table *table, uint64_t budget_bytes, bool host_memory,
-                struct lode_error *error)
+// A ring beyond the least, as far as there is room and something to fill it with.
+static uint64_t wished_ring_bytes(const struct sums *s, const struct homes_request *request,
+                                  uint64_t room_bytes)
+{
+    const uint64_t least = ring_bytes(s), most = s->streams_bytes > least ? s->streams_bytes : least;
+    uint64_t wished = request->ring_bytes > least ? request->ring_bytes : least;
+    wished = wished > room_bytes ? room_bytes : wished;
+    wished = wished > most ? most : wished;
+    return wished > least ? wished : least;
+}
+
+int homes_divide(struct homes *out, const struct unit_table *table, const struct homes_request *request,
+                 struct lode_error *error)
 {
     memset(out, 0, sizeof *out);
-    const struct sums s = sum_up(table, host_memory);
+    const uint64_t budget_bytes = request->budget_bytes;
+    const struct sums s = sum_up(table, request);
     if (!s.countable)
         return lode_fail(error, LODE_ERR_MEMORY, "the sizes of the %u units are larger than any memory",
                          table->n_units);
@@ -149,16 +179,23 @@ int homes_solve(struct homes *out, const struct unit_table *table, uint64_t budg
     const uint64_t left = budget_bytes - s.fixed_bytes - s.rows_bytes; // for streams and experts
     const bool pin_experts = s.streams_bytes + s.experts_bytes <= left;
     const bool pin_dense = s.streams_bytes + pool_least_bytes(&s) <= left;
-    assign(out, table, pin_experts, pin_dense, host_memory);
+    assign(out, table, request, pin_experts, pin_dense);
     if (!pin_dense) {
-        out->ring_bytes = ring_bytes(&s);
         const uint64_t for_streams = left - pool_least_bytes(&s);
+        out->ring_bytes = wished_ring_bytes(&s, request, for_streams);
         if (for_streams > out->ring_bytes)
-            spread(out, table, &s, for_streams - out->ring_bytes, host_memory);
+            spread(out, table, &s, for_streams - out->ring_bytes, request->host_memory);
     }
     if (!pin_experts && s.experts_bytes)
         out->pool_bytes = budget_bytes - out->pinned_bytes - out->ring_bytes - out->rows_bytes;
     return 0;
+}
+
+int homes_solve(struct homes *out, const struct unit_table *table, uint64_t budget_bytes, bool host_memory,
+                struct lode_error *error)
+{
+    const struct homes_request request = {.budget_bytes = budget_bytes, .host_memory = host_memory};
+    return homes_divide(out, table, &request, error);
 }
 
 void homes_free(struct homes *homes)

@@ -3,6 +3,7 @@
 #include "tests/placement_world.h"
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define PAGE IO_ALIGN_BYTES
@@ -289,5 +290,80 @@ Test(homes, the_floor_of_huge_experts_does_not_wrap_around)
     world_add_unit(&w, UNIT_EXPERT, 0, 0);
     world_add_part(&w, 0, UINT64_MAX / POOL_LEAST_SLOTS + 1);
     cr_assert_eq(homes_floor_bytes(&w.table, true), UINT64_MAX / POOL_LEAST_SLOTS + 1);
+    world_tear_down(&w);
+}
+
+// ---- with units on GPUs, and wishes
+
+// Everything that must hold of the host holds of the units that are left to it; what a GPU holds is counted.
+Test(homes, units_on_gpus_leave_the_host_alone)
+{
+    for (uint32_t seed = 1; seed <= 200; seed++) {
+        struct world w;
+        struct homes homes;
+        world_set_up(&w, true);
+        w.random = seed;
+        add_random_model(&w);
+        uint8_t *gpu = calloc(w.table.n_units + 1, 1);
+        uint64_t on_gpu[HOME_GPUS] = {0};
+        for (uint32_t u = 0; u < w.table.n_units; u++)
+            if (w.table.units[u].class != UNIT_ROWS && world_random(&w, 3) == 0) {
+                gpu[u] = (uint8_t)(1 + world_random(&w, HOME_GPUS));
+                on_gpu[gpu[u] - 1] += world_slot_bytes(&w.table, u, false);
+            }
+        struct homes_request request = {.host_memory = true, .gpu = gpu};
+        const struct homes_bounds bounds = homes_bounds(&w.table, &request);
+        cr_assert_leq(bounds.floor_bytes, bounds.full_bytes);
+        cr_assert_leq(bounds.full_bytes, homes_full_bytes(&w.table, true));
+        const uint64_t room = bounds.full_bytes - bounds.floor_bytes;
+        request.budget_bytes = bounds.floor_bytes + room / 8 * world_random(&w, 9);
+        cr_assert_eq(homes_divide(&homes, &w.table, &request, &w.error), 0, "%s", w.error.text);
+        uint64_t pinned = 0;
+        for (uint32_t u = 0; u < w.table.n_units; u++) {
+            cr_assert_eq(homes.home[u] >= HOME_GPU, gpu[u] > 0, "unit %u", u);
+            cr_assert(!gpu[u] || homes.home[u] == HOME_GPU + gpu[u] - 1, "unit %u", u);
+            pinned += homes.home[u] == HOME_PINNED ? world_slot_bytes(&w.table, u, true) : 0;
+        }
+        cr_assert_eq(homes.pinned_bytes, pinned);
+        for (uint32_t g = 0; g < HOME_GPUS; g++)
+            cr_assert_eq(homes.gpu_bytes[g], on_gpu[g]);
+        cr_assert_leq(pinned + homes.ring_bytes + homes.pool_bytes + homes.rows_bytes, request.budget_bytes);
+        homes_free(&homes);
+        if (bounds.floor_bytes) {
+            request.budget_bytes = bounds.floor_bytes - 1;
+            cr_assert_eq(homes_divide(&homes, &w.table, &request, NULL), LODE_ERR_MEMORY);
+        }
+        free(gpu);
+        world_tear_down(&w);
+    }
+}
+
+Test(homes, a_larger_ring_is_made_of_what_would_be_pinned)
+{
+    struct world w;
+    struct homes homes, least;
+    world_set_up(&w, true);
+    add_even_model(&w, 40, 4, 32);
+    const uint64_t floor = homes_floor_bytes(&w.table, true);
+    struct homes_request request = {.budget_bytes = floor + 60 * PAGE, .host_memory = true};
+    cr_assert_eq(homes_divide(&least, &w.table, &request, &w.error), 0);
+    cr_assert_gt(least.streamed_bytes, 0);
+    for (uint64_t pages = 0; pages < 200; pages += 4) {
+        request.ring_bytes = pages * PAGE;
+        cr_assert_eq(homes_divide(&homes, &w.table, &request, &w.error), 0);
+        cr_assert_geq(homes.ring_bytes, least.ring_bytes);
+        if (request.ring_bytes >= least.ring_bytes && pages <= 60)
+            cr_assert_eq(homes.ring_bytes, request.ring_bytes, "as wished");
+        cr_assert_geq(homes.streamed_bytes, least.streamed_bytes);
+        cr_assert_leq(homes.pinned_bytes + homes.ring_bytes + homes.pool_bytes, request.budget_bytes);
+        cr_assert_geq(homes.pool_bytes, POOL_LEAST_SLOTS * PAGE);
+        homes_free(&homes);
+    }
+    request.ring_bytes = 1000 * PAGE; // nothing is streamed: no ring whatever the wish
+    request.budget_bytes = homes_full_bytes(&w.table, true);
+    cr_assert_eq(homes_divide(&homes, &w.table, &request, &w.error), 0);
+    cr_assert_eq(homes.ring_bytes, 0);
+    homes_free(&homes);
+    homes_free(&least);
     world_tear_down(&w);
 }
