@@ -2,8 +2,9 @@
 //
 // Order: what the machine is; the drive under a path; memory by threads; then the kernels of the CPU on one
 // block of memory that is larger than the caches; at last the CPU and the drive at the same time. Every
-// figure is the median of repeats, with its spread. Where time runs out, curves end early; nothing is
-// guessed.
+// figure is the median of repeats, with its spread; kernels are measured in two rounds (three in the thorough
+// mode, one in the quick one), whose mean counts, or the faster one where they are far apart: what disturbs a
+// measurement only slows it. Where time runs out, curves end early; nothing is guessed.
 #ifndef LODE_PROBE_H
 #define LODE_PROBE_H
 

@@ -143,8 +143,8 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
             return probe_cancelled(error);
         last_s = figure.median;
         if (figure.median > 0)
-            probe_add_point(&kernels->dense_gbps, rows[i], probe_chain_bytes(&chain) / figure.median / 1e9,
-                            figure.spread);
+            probe_merge_point(&kernels->dense_gbps, rows[i], probe_chain_bytes(&chain) / figure.median / 1e9,
+                              figure.spread);
     }
     kernels->known = kernels->dense_gbps.n_points > 0;
     return LODE_OK;

@@ -12,6 +12,7 @@
 #define DEAD_SECONDS 30.0 // without a single read
 #define WINDOWS 8         // of a cell
 #define SMALL_BYTES 4096
+#define MOST_OF_MEAN 2
 #define MOST_BUFFER_BYTES ((uint64_t)256 << 20)
 
 struct drive_cell {
@@ -105,8 +106,10 @@ static int measure_curve(struct probe *probe, const struct probe_file *file, boo
         if (direct && !was_direct && i == 0)
             probe_note(probe, "%s has no direct reads; its rates are those through the page cache",
                        probe->options->drive_path);
-        probe_add_point(direct ? &drive->direct_gbps : &drive->buffered_gbps, depths[i], figure.median,
-                        figure.spread);
+        // Records that arrive in bunches leave intervals of next to nothing between them, whose rates mean
+        // nothing.
+        const double rate = figure.median > MOST_OF_MEAN * gbps ? gbps : figure.median;
+        probe_add_point(direct ? &drive->direct_gbps : &drive->buffered_gbps, depths[i], rate, figure.spread);
     }
     return LODE_OK;
 }

@@ -112,7 +112,7 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
                               (double)cell.down.row_bytes * cell.down.rows) *
                              cell.n_jobs;
         if (figure.median > 0)
-            probe_add_point(&kernels->expert_gbps, rows[i], bytes / figure.median / 1e9, figure.spread);
+            probe_merge_point(&kernels->expert_gbps, rows[i], bytes / figure.median / 1e9, figure.spread);
     }
     return LODE_OK;
 }

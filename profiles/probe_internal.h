@@ -74,6 +74,10 @@ double probe_rounded(double value); // to five digits; 0 for what is no positive
 
 void probe_add_point(struct profile_curve *curve, double x, double y, double spread);
 
+// Adds a round to a point that is there already: the mean of both, or the faster one where they are far
+// apart.
+void probe_merge_point(struct profile_curve *curve, double x, double y, double spread);
+
 // ---- other programs: probe_busy.c
 
 // Seconds of processors that went to anything but this process since the system started; 0: not known.
@@ -85,7 +89,8 @@ void probe_note_others(struct probe *probe, double before_s);
 // Types in the order of measuring; at most LODE_TYPE_END. By the mode.
 uint32_t probe_types(enum lode_type *out, enum probe_mode mode);
 
-// Measures each of them in its share of the time.
+// Measures each of them in its share of the time, in rounds: what disturbs the machine for seconds then meets
+// a type once only.
 int probe_each_type(struct probe *probe, uint64_t end_ns,
                     int (*measure)(struct probe *probe, enum lode_type type, uint64_t end_ns,
                                    struct lode_error *error),

@@ -7,8 +7,10 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define TELL_NS 50000000
+#define MOST_APART 1.3 // of two rounds that were disturbed alike
 
 bool probe_goes_on(struct probe *probe)
 {
@@ -150,4 +152,35 @@ void probe_add_point(struct profile_curve *curve, double x, double y, double spr
 {
     if (curve->n_points < PROFILE_CURVE_POINTS && y > 0)
         curve->points[curve->n_points++] = (struct profile_point){x, probe_rounded(y), probe_rounded(spread)};
+}
+
+// What disturbs a measurement only slows it: of rounds that are far apart the faster counts, else their mean,
+// for a run meets what they met.
+static void merge_point(struct profile_point *point, double y, double spread)
+{
+    const double slower = fmin(point->y, y), faster = fmax(point->y, y), mean = (slower + faster) / 2;
+    if (faster > MOST_APART * slower) {
+        if (y > point->y)
+            *point = (struct profile_point){point->x, probe_rounded(y), probe_rounded(spread)};
+        return;
+    }
+    const double wider = fmax(fmax(point->spread, spread), (faster - slower) / mean);
+    *point = (struct profile_point){point->x, probe_rounded(mean), probe_rounded(wider)};
+}
+
+void probe_merge_point(struct profile_curve *curve, double x, double y, double spread)
+{
+    uint32_t at = 0;
+    while (at < curve->n_points && curve->points[at].x < x)
+        at++;
+    if (at == curve->n_points) {
+        probe_add_point(curve, x, y, spread);
+    } else if (curve->points[at].x == x) {
+        if (y > 0)
+            merge_point(&curve->points[at], y, spread);
+    } else if (curve->n_points < PROFILE_CURVE_POINTS && y > 0) {
+        memmove(curve->points + at + 1, curve->points + at, (curve->n_points - at) * sizeof *curve->points);
+        curve->points[at] = (struct profile_point){x, probe_rounded(y), probe_rounded(spread)};
+        curve->n_points++;
+    }
 }

@@ -40,13 +40,14 @@ int probe_each_type(struct probe *probe, uint64_t end_ns,
                                    struct lode_error *error),
                     struct lode_error *error)
 {
+    static const uint32_t rounds[] = {[PROBE_QUICK] = 1, [PROBE_FULL] = 2, [PROBE_THOROUGH] = 3};
     enum lode_type types[LODE_TYPE_END];
-    const uint32_t n = probe_types(types, probe->options->mode);
-    struct probe_group group = {end_ns, n};
+    const uint32_t n = probe_types(types, probe->options->mode), all = n * rounds[probe->options->mode];
+    struct probe_group group = {end_ns, all};
     int code = LODE_OK;
-    for (uint32_t i = 0; i < n && !code; i++) {
+    for (uint32_t i = 0; i < all && !code; i++) {
         const double slice_s = probe_slice_s(&group);
-        code = measure(probe, types[i], clock_now_ns() + (uint64_t)(slice_s * 1e9), error);
+        code = measure(probe, types[i % n], clock_now_ns() + (uint64_t)(slice_s * 1e9), error);
     }
     return code;
 }
