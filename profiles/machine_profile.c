@@ -15,6 +15,8 @@ void machine_profile_clear(struct machine_profile *profile)
     for (int i = 0; i < PROFILE_LANES; i++)
         for (int j = 0; j < PROFILE_LANES; j++)
             profile->interference[i][j] = 1;
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        profile->learned[part].factor = 1;
 }
 
 // ---- curves
@@ -190,6 +192,24 @@ static int check_interference(struct check *check, const double shares[PROFILE_L
     return 0;
 }
 
+static int check_learned(struct check *check, const struct profile_learned learned[PROFILE_PARTS],
+                         const struct profile_field *field)
+{
+    const size_t len = check->path.len;
+    for (int part = 0; part < PROFILE_PARTS; part++) {
+        profile_path_member(&check->path, profile_part_names[part]);
+        int rc = check_member(check, "factor", learned[part].factor, field->low, field->high, field->unit);
+        if (!rc && !learned[part].runs && learned[part].factor != 1) {
+            profile_path_member(&check->path, "runs");
+            rc = FAIL(check, "is 0, and the factor is %g, which no run has taught", learned[part].factor);
+        }
+        if (rc)
+            return rc;
+        profile_path_cut(&check->path, len);
+    }
+    return 0;
+}
+
 static int check_integer(struct check *check, uint64_t value, const struct profile_field *field)
 {
     if ((double)value >= field->low && (double)value <= field->high)
@@ -242,6 +262,8 @@ static int check_field(struct check *check, const char *base, const struct profi
         return check_records(check, base, field);
     case FIELD_INTERFERENCE:
         return check_interference(check, value, field);
+    case FIELD_LEARNED:
+        return check_learned(check, value, field);
     }
     return 0;
 }
@@ -298,10 +320,13 @@ static int check_provenance(struct check *check, const struct machine_profile *p
             return fail_at(check, "fingerprint", "is for measured profiles only");
         if (profile->mode[0])
             return fail_at(check, "mode", "is for measured profiles only");
-        return profile->source[0]
-                   ? 0
-                   : fail_at(check, "source",
-                             "is missing: where do the figures come from that were not measured?");
+        if (!profile->source[0])
+            return fail_at(check, "source",
+                           "is missing: where do the figures come from that were not measured?");
+        for (int part = 0; part < PROFILE_PARTS; part++)
+            if (profile->learned[part].runs)
+                return fail_at(check, "learned", "is for measured profiles only");
+        return 0;
     }
     if (!is_time(profile->made))
         return fail_at(check, "made",

@@ -85,6 +85,25 @@ enum profile_lane {
     PROFILE_LANES
 };
 
+// Parts of a pass whose time runs are compared in with what was predicted.
+enum profile_part {
+    PROFILE_PART_KERNELS_DECODE,
+    PROFILE_PART_KERNELS_PREFILL,
+    PROFILE_PART_ATTENTION_DECODE,
+    PROFILE_PART_ATTENTION_PREFILL,
+    PROFILE_PART_OPERATIONS,
+    PROFILE_PART_DRIVE,
+    PROFILE_PARTS
+};
+
+// Measured time over the curves' time, a slow mean over runs, within PROFILE_LEARNED_MOST to either side.
+#define PROFILE_LEARNED_MOST 1.5
+
+struct profile_learned {
+    double factor; // of the predicted time; 1 where nothing is known
+    uint32_t runs;
+};
+
 // Some 170 KB: more than belongs on a small stack.
 struct machine_profile {
     char name[96];
@@ -101,9 +120,10 @@ struct machine_profile {
     struct profile_drive drives[PROFILE_DRIVES];
     // [i][j]: the rate of lane i while lane j is busy, as a share of its rate alone; 1 where not measured.
     double interference[PROFILE_LANES][PROFILE_LANES];
+    struct profile_learned learned[PROFILE_PARTS];
 };
 
-// All unknown, interference 1.
+// All unknown, interference and learned factors 1.
 void machine_profile_clear(struct machine_profile *profile);
 
 // Reads a profile. A missing, absurd or hostile value fails with LODE_ERR_FORMAT and names the field by its

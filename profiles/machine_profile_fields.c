@@ -34,6 +34,14 @@
 
 const char *const profile_origin_names[3] = {"measured", "estimated", "described"};
 const char *const profile_lane_names[PROFILE_LANES] = {"cpu", "drive", "gpu", "link"};
+const char *const profile_part_names[PROFILE_PARTS] = {
+    [PROFILE_PART_KERNELS_DECODE] = "kernels_decode",
+    [PROFILE_PART_KERNELS_PREFILL] = "kernels_prefill",
+    [PROFILE_PART_ATTENTION_DECODE] = "attention_decode",
+    [PROFILE_PART_ATTENTION_PREFILL] = "attention_prefill",
+    [PROFILE_PART_OPERATIONS] = "operations",
+    [PROFILE_PART_DRIVE] = "drive",
+};
 
 #define KERNEL_CURVE(member, is_required)                                                                    \
     CURVE(struct profile_kernels, member, is_required, 1e-5, 1e5, "GB/s", 1, MOST_ROWS, "rows")
@@ -133,6 +141,12 @@ static const struct profile_field machine_fields[] = {
      .low = 0.001,
      .high = 2, // beyond 1 by noise
      .unit = "of the rate alone"},
+    {.name = "learned",
+     .kind = FIELD_LEARNED,
+     PLACE(struct machine_profile, learned),
+     .low = 1 / PROFILE_LEARNED_MOST,
+     .high = PROFILE_LEARNED_MOST,
+     .unit = "of the predicted time"},
 };
 const struct profile_record profile_machine_record = {machine_fields, COUNT(machine_fields)};
 

@@ -19,6 +19,7 @@ enum profile_field_kind {
     FIELD_RECORD,       // a struct with fields of its own
     FIELD_RECORDS,      // array of such; `count_offset` is where their number, a uint32_t, lies
     FIELD_INTERFERENCE, // double [PROFILE_LANES][PROFILE_LANES]; what is 1 is not in the file
+    FIELD_LEARNED,      // struct profile_learned [PROFILE_PARTS]; what no run has taught is not in the file
 };
 
 struct profile_record;
@@ -48,6 +49,7 @@ extern const struct profile_record profile_machine_record, profile_cpu_record, p
 
 extern const char *const profile_origin_names[3];
 extern const char *const profile_lane_names[PROFILE_LANES];
+extern const char *const profile_part_names[PROFILE_PARTS];
 
 #define PROFILE_SPREAD_HIGH 100.0
 

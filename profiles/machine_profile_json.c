@@ -283,6 +283,66 @@ static int read_interference(struct reader *reader, double out[PROFILE_LANES][PR
     return 0;
 }
 
+static int part_named(struct reader *reader, int *out, const char *name)
+{
+    for (*out = 0; *out < PROFILE_PARTS; ++*out)
+        if (strcmp(name, profile_part_names[*out]) == 0)
+            return 0;
+    return FAIL(reader, "is not known; there are %s, %s, %s, %s, %s and %s", profile_part_names[0],
+                profile_part_names[1], profile_part_names[2], profile_part_names[3], profile_part_names[4],
+                profile_part_names[5]);
+}
+
+static int read_learned_member(struct reader *reader, struct profile_learned *out, const char *name,
+                               const json_t *value)
+{
+    if (strcmp(name, "factor") == 0)
+        return read_number(reader, &out->factor, value);
+    if (strcmp(name, "runs") == 0)
+        return read_u32(reader, &out->runs, value);
+    return FAIL(reader, "is not known; there are %s", "factor and runs");
+}
+
+static int read_learned_part(struct reader *reader, struct profile_learned *out, json_t *value)
+{
+    if (!json_is_object(value))
+        return fail_kind(reader, value, "an object with factor and runs");
+    const size_t len = reader->path.len;
+    const char *name;
+    json_t *member;
+    json_object_foreach(value, name, member)
+    {
+        profile_path_member(&reader->path, name);
+        const int rc = read_learned_member(reader, out, name, member);
+        if (rc)
+            return rc;
+        profile_path_cut(&reader->path, len);
+    }
+    const int rc = require_member(reader, value, "factor");
+    return rc ? rc : require_member(reader, value, "runs");
+}
+
+static int read_learned(struct reader *reader, struct profile_learned out[PROFILE_PARTS], json_t *value)
+{
+    if (!json_is_object(value))
+        return fail_kind(reader, value, "an object of parts");
+    const size_t len = reader->path.len;
+    const char *name;
+    json_t *member;
+    json_object_foreach(value, name, member)
+    {
+        int part;
+        profile_path_member(&reader->path, name);
+        int rc = part_named(reader, &part, name);
+        if (!rc)
+            rc = read_learned_part(reader, &out[part], member);
+        if (rc)
+            return rc;
+        profile_path_cut(&reader->path, len);
+    }
+    return 0;
+}
+
 static int read_field(struct reader *reader, char *base, const struct profile_field *field, json_t *value)
 {
     void *out = base + field->offset;
@@ -309,6 +369,8 @@ static int read_field(struct reader *reader, char *base, const struct profile_fi
         return read_records(reader, base, field, value);
     case FIELD_INTERFERENCE:
         return read_interference(reader, out, value);
+    case FIELD_LEARNED:
+        return read_learned(reader, out, value);
     }
     return 0;
 }

@@ -163,6 +163,29 @@ static void write_interference(struct writer *writer, const double shares[PROFIL
     close_object(writer);
 }
 
+static bool any_is_learned(const struct profile_learned learned[PROFILE_PARTS])
+{
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        if (learned[part].runs)
+            return true;
+    return false;
+}
+
+static void write_learned(struct writer *writer, const struct profile_learned learned[PROFILE_PARTS])
+{
+    open_object(writer);
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        if (learned[part].runs) {
+            begin_member(writer, profile_part_names[part]);
+            fputs("{\"factor\": ", writer->file);
+            write_number(writer, learned[part].factor);
+            fputs(", \"runs\": ", writer->file);
+            write_number(writer, learned[part].runs);
+            fputc('}', writer->file);
+        }
+    close_object(writer);
+}
+
 // Whether the field says nothing: it is then left out.
 static bool is_unknown(const char *base, const struct profile_field *field)
 {
@@ -182,6 +205,8 @@ static bool is_unknown(const char *base, const struct profile_field *field)
         return *(const uint32_t *)(base + field->count_offset) == 0;
     case FIELD_INTERFERENCE:
         return !any_is_disturbed(value);
+    case FIELD_LEARNED:
+        return !any_is_learned(value);
     default:
         return false;
     }
@@ -223,6 +248,9 @@ static void write_value(struct writer *writer, const char *base, const struct pr
         break;
     case FIELD_INTERFERENCE:
         write_interference(writer, value);
+        break;
+    case FIELD_LEARNED:
+        write_learned(writer, value);
         break;
     }
 }

@@ -26,7 +26,8 @@ static const char plain[] =
     "\"sync_us\":10,\"read_gbps\":[{\"x\":1,\"y\":300}]," LINKS "," ATTENTION "," KERNELS "}],"
     "\"drives\":[{\"name\":\"a drive\",\"device\":\"nvme0n1\",\"record_bytes\":3345408,\"latency_us\":80,"
     "\"direct_gbps\":[{\"x\":1,\"y\":1.5},{\"x\":4,\"y\":3.25,\"spread\":0.1}]}],"
-    "\"interference\":{\"cpu\":{\"drive\":0.9},\"drive\":{\"cpu\":0.75,\"gpu\":1}}}";
+    "\"interference\":{\"cpu\":{\"drive\":0.9},\"drive\":{\"cpu\":0.75,\"gpu\":1}},"
+    "\"learned\":{\"kernels_decode\":{\"factor\":1.08,\"runs\":12},\"drive\":{\"factor\":1,\"runs\":0}}}";
 
 static struct machine_profile profile; // large, and cleared by what fills it
 
@@ -100,6 +101,11 @@ Test(machine_profile, a_file_says_what_it_says)
     cr_assert_eq(profile.interference[PROFILE_LANE_CPU][PROFILE_LANE_DRIVE], 0.9);
     cr_assert_eq(profile.interference[PROFILE_LANE_DRIVE][PROFILE_LANE_CPU], 0.75);
     cr_assert_eq(profile.interference[PROFILE_LANE_LINK][PROFILE_LANE_CPU], 1);
+    cr_assert_eq(profile.learned[PROFILE_PART_KERNELS_DECODE].factor, 1.08);
+    cr_assert_eq(profile.learned[PROFILE_PART_KERNELS_DECODE].runs, 12);
+    cr_assert_eq(profile.learned[PROFILE_PART_DRIVE].factor, 1);
+    cr_assert_eq(profile.learned[PROFILE_PART_ATTENTION_PREFILL].factor, 1);
+    cr_assert_eq(profile.learned[PROFILE_PART_ATTENTION_PREFILL].runs, 0);
     profile_expect_same_after_writing(&profile);
 }
 
@@ -187,6 +193,19 @@ static const struct hostile {
     {"\"interference\"", "\"cpu\"", "\"moon\"", "interference.moon", "cpu, drive, gpu and link"},
     {"\"interference\"", "\"drive\":0.9", "\"cpu\":1", "interference.cpu.cpu", "beside itself"},
     {"\"interference\"", "{\"drive\":0.9}", "0.9", "interference.cpu", "must be an object"},
+    {"\"learned\"", "kernels_decode", "kernels", "learned.kernels",
+     "there are kernels_decode, kernels_prefill"},
+    {"\"learned\"", "{\"factor\":1.08,\"runs\":12}", "1.08", "learned.kernels_decode", "factor and runs"},
+    {"\"learned\"", "\"factor\":1.08,", "", "learned.kernels_decode.factor", "is missing"},
+    {"\"learned\"", ",\"runs\":12", "", "learned.kernels_decode.runs", "is missing"},
+    {"\"learned\"", "\"runs\":12", "\"runs\":12,\"weeks\":1", "learned.kernels_decode.weeks", "is not known"},
+    {"\"learned\"", "\"runs\":12", "\"runs\":0", "learned.kernels_decode.runs", "no run has taught"},
+    {"\"learned\"", "\"runs\":12", "\"runs\":-1", "learned.kernels_decode.runs", "whole number"},
+    {"\"learned\"", "\"runs\":12", "\"runs\":4294967296", "learned.kernels_decode.runs", "whole number"},
+    {"\"learned\"", "1.08", "1.51", "learned.kernels_decode.factor", "between 0.66"},
+    {"\"learned\"", "1.08", "0.6", "learned.kernels_decode.factor", "between 0.66"},
+    {"\"learned\"", "1.08", "0", "learned.kernels_decode.factor", "between 0.66"},
+    {"\"learned\"", "1.08", "\"1\"", "learned.kernels_decode.factor", "must be a number"},
 };
 
 Test(machine_profile, what_is_wrong_is_named_by_its_path)
@@ -205,6 +224,16 @@ Test(machine_profile, an_estimate_says_where_it_comes_from)
                          "\"fingerprint\":\"0123456789abcdef\",\"mode\":\"quick\"",
                          "\"estimated\"");
     expect_refused(text, "source", "is missing");
+    free(text);
+}
+
+Test(machine_profile, only_what_was_measured_has_been_taught)
+{
+    char *text = changed("origin",
+                         "\"measured\",\"made\":\"2026-01-31T12:34:56Z\",\"made_by\":\"lode 0.1.0\","
+                         "\"fingerprint\":\"0123456789abcdef\",\"mode\":\"quick\"",
+                         "\"estimated\",\"source\":\"a data sheet\"");
+    expect_refused(text, "learned", "measured profiles only");
     free(text);
 }
 
@@ -359,6 +388,10 @@ Test(machine_profile, numbers_come_back_as_they_were)
     for (int i = 1; i < PROFILE_DRIVES; i++)
         profile.drives[i] = profile.drives[0];
     profile.interference[PROFILE_LANE_LINK][PROFILE_LANE_GPU] = 0.123456789012345678;
+    for (int part = 0; part < PROFILE_PARTS; part++) {
+        profile.learned[part].factor = part % 2 ? PROFILE_LEARNED_MOST : 1 / PROFILE_LEARNED_MOST;
+        profile.learned[part].runs = UINT32_MAX - (uint32_t)part;
+    }
     profile_expect_same_after_writing(&profile);
 }
 
@@ -409,6 +442,8 @@ Test(machine_profile, what_no_file_can_say_is_refused_in_memory)
     expect_unchecked("cpu.kernels.Q6_K.dense_gbps", "no points");
     profile.interference[1][1] = 0.5;
     expect_unchecked("interference.drive.drive", "between 1 and 1");
+    profile.learned[PROFILE_PART_OPERATIONS].factor = NAN;
+    expect_unchecked("learned.operations.factor", "nan");
     machine_profile_clear(&profile);
     expect_unchecked("name", "empty");
 }
