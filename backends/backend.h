@@ -74,6 +74,12 @@ struct lode_limits {
 
 struct lode_device;
 
+// Time that the calling thread has spent in operations: products with matrices of weights (matmul,
+// matmul_geglu, experts), and attention. What else it did is the rest.
+struct lode_device_times {
+    uint64_t kernels_ns, attention_ns;
+};
+
 struct lode_device_ops {
     void (*close)(struct lode_device *device);
 
@@ -168,6 +174,9 @@ struct lode_device {
     const struct lode_device_ops *ops;
     char name[32];    // "cpu"
     bool host_memory; // its memory can be read and written by the host directly
+    // Where the operations add their time; NULL: nowhere, and no clock is read. Set by the caller between two
+    // operations. A device whose operations return before they are done adds nothing.
+    struct lode_device_times *times;
 };
 
 #endif

@@ -116,9 +116,11 @@ static int reserve_latencies(struct lode_session *session, size_t more, struct l
 static void count_token(struct lode_session *session, uint64_t *last_ns, bool first)
 {
     const uint64_t now_ns = clock_now_ns();
-    if (first)
+    if (first) {
         session->stats.ttft_s = (double)(now_ns - session->feed_start_ns) * 1e-9;
-    else {
+        session_parts_mark(session);
+    } else {
+        session_parts_add(session, &session->parts.decode);
         session->stalls[session->n_latencies] = residency_last_stall(session->engine->residency);
         session->latency_ms[session->n_latencies++] = (float)((double)(now_ns - *last_ns) * 1e-6);
     }

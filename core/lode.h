@@ -406,6 +406,10 @@ struct lode_stats {
     double ttft_s; // from the start of the last feed to the first token of the generation after it
     double token_ms_p50, token_ms_p95, token_ms_p99;
     uint64_t weight_bytes, kv_bytes, scratch_bytes, peak_rss_bytes;
+    // Where the time went: they add up to prefill_s and decode_s.
+    struct lode_parts {
+        double kernels_s, attention_s, operations_s, drive_s; // drive: waiting for it
+    } prefill_parts, decode_parts;
 };
 
 void lode_session_stats(const struct lode_session *session, struct lode_stats *out);

@@ -122,7 +122,6 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
     if (rc)
         return rc;
     const uint32_t limit = engine->model.hparams.context_limit;
-    // The same under every ceiling: in another step a token may round otherwise.
     uint32_t batch = options->batch ? options->batch : DEFAULT_BATCH, context = 0;
     if (batch > MAX_BATCH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a batch of %" PRIu32 " tokens is beyond %d", batch,
@@ -222,7 +221,9 @@ int session_step(struct lode_session *session, const int32_t *ids, size_t count,
 {
     const uint32_t position = forward_position(session->forward);
     session->has_logits = false;
+    session_parts_pass_begin(session, count);
     int rc = forward_step(session->forward, ids, (uint32_t)count, (uint32_t)want, out_logits, error);
+    session_parts_pass_end(session, rc == 0);
     if (rc)
         return rc;
     memcpy(session->timeline + position, ids, count * sizeof *ids);
@@ -249,6 +250,7 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
     int rc = check_tokens(session, ids, count, error);
     const uint64_t start_ns = clock_now_ns();
     session->feed_start_ns = start_ns;
+    session_parts_mark(session);
     size_t done = 0;
     if (!rc && count)
         rc = session_flush_pending(session, 0, error);
@@ -266,6 +268,7 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
         on_progress(user, "prefill", count, count);
     session->stats.prompt_tokens += done;
     session->stats.prefill_s += clock_seconds_since(start_ns);
+    session_parts_add(session, &session->parts.prefill);
     return rc;
 }
 
@@ -280,6 +283,7 @@ int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t c
     if (rc)
         return rc;
     const uint64_t start_ns = clock_now_ns();
+    session_parts_mark(session);
     rc = session_flush_pending(session, 0, error);
     if (!rc)
         rc = session_step(session, ids, count, want, out_logits, error);
@@ -287,6 +291,7 @@ int lode_session_eval(struct lode_session *session, const int32_t *ids, size_t c
         return rc;
     session->stats.prompt_tokens += count;
     session->stats.prefill_s += clock_seconds_since(start_ns);
+    session_parts_add(session, &session->parts.prefill);
     return 0;
 }
 
@@ -300,6 +305,7 @@ int lode_session_fill(struct lode_session *session, uint32_t count, uint64_t see
     if (rc)
         return rc;
     session->has_logits = false;
+    session_parts_moved(session);
     memset(session->timeline + forward_position(session->forward), 0, count * sizeof *session->timeline);
     return forward_fill(session->forward, count, seed, error);
 }
@@ -314,5 +320,6 @@ uint32_t lode_session_rewind(struct lode_session *session, uint32_t keep)
     if (keep >= lode_session_position(session))
         return lode_session_position(session);
     session->has_logits = session->has_pending = false;
+    session_parts_moved(session);
     return forward_rewind(session->forward, keep);
 }

@@ -43,6 +43,8 @@ void lode_session_stats(const struct lode_session *session, struct lode_stats *o
         out->prefill_tok_s = (double)out->prompt_tokens / out->prefill_s;
     if (out->decode_s > 0)
         out->decode_tok_s = (double)session->n_latencies / out->decode_s;
+    out->prefill_parts = session_parts_of(&session->parts.prefill, out->prefill_s);
+    out->decode_parts = session_parts_of(&session->parts.decode, out->decode_s);
     struct residency_figures figures;
     residency_count(session->engine->residency, &figures);
     out->weight_bytes = figures.pinned_bytes + figures.pool_bytes + figures.ring_bytes;

@@ -26,8 +26,10 @@ struct bench_cell {
     enum bench_phase phase;
     uint32_t tokens, context; // context: tokens that are there before
     double run_s[BENCH_MAX_REPEATS];
+    struct lode_parts run_parts[BENCH_MAX_REPEATS]; // of run_s
     uint32_t n_runs;
-    double tok_s, spread;              // of the runs: median, (max - min) / median
+    double tok_s, spread;    // of the runs: median, (max - min) / median
+    struct lode_parts parts; // of a token of the median run, or of the mean of the two in the middle
     double bytes_per_token, read_gbps; // of decode: weights and KV cache; else 0
 };
 

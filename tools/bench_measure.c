@@ -202,6 +202,21 @@ static uint64_t cell_key(const struct bench_cell *cell)
            cell->phase;
 }
 
+// What the session has counted since `before`; what it has not counted of the run goes to the operations.
+static struct lode_parts run_parts(const struct lode_session *session, const struct lode_stats *before,
+                                   double run_s)
+{
+    struct lode_stats now;
+    lode_session_stats(session, &now);
+    struct lode_parts out = {
+        .kernels_s = now.prefill_parts.kernels_s - before->prefill_parts.kernels_s,
+        .attention_s = now.prefill_parts.attention_s - before->prefill_parts.attention_s,
+        .drive_s = now.prefill_parts.drive_s - before->prefill_parts.drive_s,
+    };
+    out.operations_s = run_s - out.kernels_s - out.attention_s - out.drive_s;
+    return out;
+}
+
 static int measure_cell(struct meter *meter, struct bench_cell *cell, struct lode_error *error)
 {
     int code = go_to(meter, cell->context, error);
@@ -212,6 +227,8 @@ static int measure_cell(struct meter *meter, struct bench_cell *cell, struct lod
              cell->context);
     show(meter, 0, 1);
     draw_ids(meter, cell_key(cell), cell->tokens);
+    struct lode_stats before;
+    lode_session_stats(meter->session, &before);
     const double start_s = now_s();
     if (prefills)
         code = lode_session_feed(meter->session, meter->ids, cell->tokens, on_feed, meter, error);
@@ -219,7 +236,9 @@ static int measure_cell(struct meter *meter, struct bench_cell *cell, struct lod
         code = decode(meter, cell->tokens, error);
     if (code)
         return code;
-    cell->run_s[cell->n_runs++] = now_s() - start_s;
+    const double run_s = now_s() - start_s;
+    cell->run_parts[cell->n_runs] = run_parts(meter->session, &before, run_s);
+    cell->run_s[cell->n_runs++] = run_s;
     meter->done += SHARE;
     return LODE_OK;
 }
@@ -249,24 +268,41 @@ static int warm_up(struct meter *meter, struct lode_error *error)
     return code;
 }
 
-static int compare_doubles(const void *a, const void *b)
+struct ranked_run {
+    double tok_s;
+    uint32_t index;
+};
+
+static int compare_runs(const void *a, const void *b)
 {
-    const double x = *(const double *)a, y = *(const double *)b;
+    const double x = ((const struct ranked_run *)a)->tok_s, y = ((const struct ranked_run *)b)->tok_s;
     return (x > y) - (x < y);
+}
+
+static void add_share(struct lode_parts *to, const struct lode_parts *parts, double scale)
+{
+    to->kernels_s += parts->kernels_s * scale;
+    to->attention_s += parts->attention_s * scale;
+    to->operations_s += parts->operations_s * scale;
+    to->drive_s += parts->drive_s * scale;
 }
 
 static void evaluate(struct bench_cell *cell, const struct lode_shape *shape,
                      const struct lode_session *session)
 {
-    double sorted[BENCH_MAX_REPEATS];
+    struct ranked_run sorted[BENCH_MAX_REPEATS];
     const uint32_t n = cell->n_runs;
     if (!n)
         return;
     for (uint32_t i = 0; i < n; i++)
-        sorted[i] = cell->tokens / cell->run_s[i];
-    qsort(sorted, n, sizeof *sorted, compare_doubles);
-    cell->tok_s = (sorted[(n - 1) / 2] + sorted[n / 2]) / 2;
-    cell->spread = (sorted[n - 1] - sorted[0]) / cell->tok_s;
+        sorted[i] = (struct ranked_run){cell->tokens / cell->run_s[i], i};
+    qsort(sorted, n, sizeof *sorted, compare_runs);
+    const struct ranked_run *low = &sorted[(n - 1) / 2], *high = &sorted[n / 2];
+    cell->tok_s = (low->tok_s + high->tok_s) / 2;
+    cell->spread = (sorted[n - 1].tok_s - sorted[0].tok_s) / cell->tok_s;
+    cell->parts = (struct lode_parts){0};
+    add_share(&cell->parts, &cell->run_parts[low->index], 0.5 / cell->tokens);
+    add_share(&cell->parts, &cell->run_parts[high->index], 0.5 / cell->tokens);
     if (cell->phase == BENCH_PREFILL)
         return;
     double kv_bytes = 0;

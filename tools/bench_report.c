@@ -24,16 +24,27 @@ static void print_setting(FILE *stream, const struct bench *bench, const struct 
             setting->batch, bench->repeats, bench->real_context ? ", contexts of real tokens" : "");
 }
 
+static void print_parts(FILE *stream, const struct lode_parts *parts)
+{
+    const double whole_s = parts->kernels_s + parts->attention_s + parts->operations_s + parts->drive_s;
+    char text[32];
+    snprintf(text, sizeof text, "%.0f/%.0f/%.0f/%.0f", 100 * parts->kernels_s / whole_s,
+             100 * parts->attention_s / whole_s, 100 * parts->operations_s / whole_s,
+             100 * parts->drive_s / whole_s);
+    fprintf(stream, "%14s\n", text);
+}
+
 static void print_cell(FILE *stream, const struct bench_cell *cell, double peak_gbps)
 {
     fprintf(stream, "%-8s%8" PRIu32 "%9" PRIu32 "%11.2f%8.1f%%%11.3f", phase_name(cell), cell->tokens,
             cell->context, cell->tok_s, 100 * cell->spread, 1e3 / cell->tok_s);
     if (cell->phase == BENCH_PREFILL)
-        fprintf(stream, "%9s%9s\n", "-", "-");
+        fprintf(stream, "%9s%9s", "-", "-");
     else if (peak_gbps > 0)
-        fprintf(stream, "%9.2f%8.1f%%\n", cell->read_gbps, 100 * cell->read_gbps / peak_gbps);
+        fprintf(stream, "%9.2f%8.1f%%", cell->read_gbps, 100 * cell->read_gbps / peak_gbps);
     else
-        fprintf(stream, "%9.2f%9s\n", cell->read_gbps, "-");
+        fprintf(stream, "%9.2f%9s", cell->read_gbps, "-");
+    print_parts(stream, &cell->parts);
 }
 
 // The prompts first, though decode is measured first.
@@ -47,13 +58,15 @@ static void print_phase(FILE *stream, const struct bench *bench, enum bench_phas
 void bench_print_table(FILE *stream, const struct bench *bench, const struct bench_setting *setting)
 {
     print_setting(stream, bench, setting);
-    fprintf(stream, "%-8s%8s%9s%11s%9s%11s%9s%9s\n", "phase", "tokens", "context", "tok/s", "spread",
-            "ms/token", "GB/s", "of peak");
+    fprintf(stream, "%-8s%8s%9s%11s%9s%11s%9s%9s%14s\n", "phase", "tokens", "context", "tok/s", "spread",
+            "ms/token", "GB/s", "of peak", "w/a/o/d %");
     print_phase(stream, bench, BENCH_PREFILL, setting->read_gbps);
     print_phase(stream, bench, BENCH_DECODE, setting->read_gbps);
+    fprintf(stream, "\nw/a/o/d: the time is that of products with weights, attention, other operations and "
+                    "waiting for the drive\n");
     if (!bench->decode)
         return;
-    fprintf(stream, "\nGB/s: the weights and the KV cache that a token reads");
+    fprintf(stream, "GB/s: the weights and the KV cache that a token reads");
     if (setting->read_gbps > 0)
         fprintf(stream, "; peak: the %.1f GB/s that %" PRIu32 " %s", setting->read_gbps, setting->threads,
                 setting->threads == 1 ? "thread reads" : "threads read");
@@ -78,6 +91,16 @@ static void add_text(json_t *object, const char *name, const char *text)
     json_object_set_new(object, name, json_out_text(text, strlen(text)));
 }
 
+static json_t *parts_json(const struct lode_parts *parts)
+{
+    json_t *object = json_object();
+    add_number(object, "kernels_s", parts->kernels_s);
+    add_number(object, "attention_s", parts->attention_s);
+    add_number(object, "operations_s", parts->operations_s);
+    add_number(object, "drive_s", parts->drive_s);
+    return object;
+}
+
 static json_t *cell_json(const struct bench_cell *cell, double peak_gbps)
 {
     json_t *object = json_object(), *runs = json_array();
@@ -90,6 +113,7 @@ static json_t *cell_json(const struct bench_cell *cell, double peak_gbps)
     add_number(object, "spread", cell->spread);
     add_number(object, "ms_per_token", 1e3 / cell->tok_s);
     json_object_set_new(object, "runs", runs);
+    json_object_set_new(object, "parts", parts_json(&cell->parts));
     if (cell->phase == BENCH_PREFILL)
         return object;
     add_number(object, "bytes_per_token", cell->bytes_per_token);

@@ -102,9 +102,9 @@ static const struct lode_device_ops cpu_ops = {
     .pass = cpu_pass,
     .arrange = cpu_arrange,
     .embed = cpu_embed,
-    .matmul = cpu_matmul,
-    .matmul_geglu = cpu_matmul_geglu,
-    .experts = cpu_experts,
+    .matmul = cpu_timed_matmul,
+    .matmul_geglu = cpu_timed_matmul_geglu,
+    .experts = cpu_timed_experts,
     .experts_combine = cpu_experts_combine,
     .router = cpu_router,
     .rms_norm = cpu_rms_norm,
@@ -115,7 +115,7 @@ static const struct lode_device_ops cpu_ops = {
     .softcap = cpu_softcap,
     .rope = cpu_rope,
     .kv_store = cpu_kv_store,
-    .attention = cpu_attention,
+    .attention = cpu_timed_attention,
 };
 
 int cpu_open(struct lode_device **out, const struct cpu_options *options, struct lode_error *error)

@@ -59,4 +59,15 @@ void cpu_kv_store(struct lode_device *device, const struct lode_kv *kv, struct l
 void cpu_attention(struct lode_device *device, struct lode_rows out, struct lode_rows q, uint32_t n_heads,
                    const struct lode_kv *kv, uint32_t first_position, uint32_t window);
 
+// The same with their time counted, timed.c.
+void cpu_timed_matmul(struct lode_device *device, const struct lode_rows *outs,
+                      const struct lode_matrix *weights, uint32_t n_weights, struct lode_rows x);
+void cpu_timed_matmul_geglu(struct lode_device *device, struct lode_rows out, const struct lode_matrix *gate,
+                            const struct lode_matrix *up, struct lode_rows x);
+void cpu_timed_experts(struct lode_device *device, struct lode_rows out, struct lode_rows x,
+                       const struct lode_expert_job *jobs, uint32_t n_jobs);
+void cpu_timed_attention(struct lode_device *device, struct lode_rows out, struct lode_rows q,
+                         uint32_t n_heads, const struct lode_kv *kv, uint32_t first_position,
+                         uint32_t window);
+
 #endif

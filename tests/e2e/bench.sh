@@ -7,12 +7,13 @@ expect_code 0 "a table"
 expect_equal "$ERR" "" "a table, stderr"
 expect_match "$OUT" '^tiny-moe \(custom\), Q4_0, 9\.7 MiB of weights, of which a token reads 3\.[0-9] MiB$' "the model"
 expect_match "$OUT" '^2 threads, [a-z0-9-]+, KV cache f16, batch 160, medians of 2$' "the settings"
-expect_match "$OUT" '^phase +tokens +context +tok/s +spread +ms/token +GB/s +of peak$' "the head"
+expect_match "$OUT" '^phase +tokens +context +tok/s +spread +ms/token +GB/s +of peak +w/a/o/d %$' "the head"
+parts='[0-9]+/[0-9]+/[0-9]+/0' # nothing is waited for
 for row in "prefill +16 +0" "prefill +64 +0" "prefill +16 +96" "prefill +64 +96"; do
-    expect_match "$OUT" "^$row +[0-9.]+ +[0-9.]+% +[0-9.]+ +- +-$" "row $row"
+    expect_match "$OUT" "^$row +[0-9.]+ +[0-9.]+% +[0-9.]+ +- +- +$parts$" "row $row"
 done
 for row in "decode +4 +0" "decode +4 +96"; do
-    expect_match "$OUT" "^$row +[0-9.]+ +[0-9.]+% +[0-9.]+ +[0-9.]+ +[0-9.]+%$" "row $row"
+    expect_match "$OUT" "^$row +[0-9.]+ +[0-9.]+% +[0-9.]+ +[0-9.]+ +[0-9.]+% +$parts$" "row $row"
 done
 expect_match "$OUT" 'peak: the [0-9.]+ GB/s that 2 threads read$' "the peak"
 expect_equal "$(printf '%s\n' "$OUT" | grep -Ec '^(prefill|decode)')" 6 "rows"
@@ -20,7 +21,7 @@ expect_equal "$(printf '%s\n' "$OUT" | grep -Ec '^(prefill|decode)')" 6 "rows"
 # Below this ceiling the peak is not measured, which takes most of the time of these runs.
 quick() { lode bench -m "$MODEL" -t 2 --ram 250M "$@"; }
 quick -p 0 -n 2 -r 1
-expect_match "$OUT" '^decode +2 +0 .* -$' "no peak under a small ceiling"
+expect_match "$OUT" '^decode +2 +0 .* - +[0-9/]+$' "no peak under a small ceiling"
 case $OUT in *peak:*) fail "a peak under a small ceiling" ;; esac
 
 # Nothing of a phase, lists in any order, suffixes, contexts beyond the window, computed contexts.
@@ -55,6 +56,10 @@ if command -v jq >/dev/null; then
     expect_equal "$(query 'all(.results[]; (.spread - ((.runs | max) - (.runs | min)) / .tok_s | fabs) < 1e-6)')" true \
         "--json, spread"
     expect_equal "$(query 'all(.results[]; (.ms_per_token * .tok_s - 1000 | fabs) < 1e-3)')" true "--json, ms_per_token"
+    expect_equal "$(query 'all(.results[]; (.parts | all(.[]; . >= 0) and .kernels_s > 0 and .attention_s > 0 and .drive_s == 0))')" \
+        true "--json, parts"
+    expect_equal "$(query 'all(.results[]; ([.parts[]] | add) * 1000 / .ms_per_token - 1 | fabs < 1e-6)')" true \
+        "--json, the parts add up"
     # The cache of the demo model: 6 local layers of 2 heads of 64, window 128; 2 global ones of a head of 128.
     expect_equal "$(query '.weight_bytes_per_token as $w | [.results[] | select(.phase == "decode") | .bytes_per_token - $w |
         tostring] | join(" ")')" "10240 600576" "--json, cache bytes of a token after 0 and 200"
