@@ -94,6 +94,29 @@ int io_open_hooked(struct io **out, const char *const *paths, uint32_t n_paths,
     return 0;
 }
 
+int io_open_over(struct io **out, struct io_files *files, uint32_t queue_depth, io_engine_open_fn open,
+                 const void *user, struct lode_error *error)
+{
+    const struct io_options options = {.queue_depth = queue_depth};
+    int code = check_options(&options, files->n_files, error);
+    struct io *io = code == 0 ? calloc(1, sizeof *io) : NULL;
+    if (!io) {
+        io_files_close(files);
+        return code != 0 ? code : lode_fail(error, LODE_ERR_MEMORY, "no memory to read");
+    }
+    io->files = files;
+    io->queue_depth = queue_depth ? queue_depth : IO_QUEUE_DEPTH;
+    code = io_queue_open(&io->queue, files, io->queue_depth, error);
+    if (code == 0)
+        code = open(&io->engine, io->queue, io->queue_depth, user, error);
+    if (code != 0) {
+        io_close(io);
+        return code;
+    }
+    *out = io;
+    return 0;
+}
+
 int io_open_with(struct io **out, const char *const *paths, uint32_t n_paths,
                  const struct io_options *options, io_read_fn read, void *user, struct lode_error *error)
 {
@@ -135,6 +158,18 @@ static void unlock(const struct io *io)
     pthread_mutex_unlock(&io->queue->lock);
 }
 
+uint64_t io_now_ns(const struct io *io)
+{
+    return io->engine->ops->now_ns ? io->engine->ops->now_ns(io->engine) : clock_now_ns();
+}
+
+// With the lock.
+static void catch_up(const struct io *io)
+{
+    if (io->engine->ops->catch_up)
+        io->engine->ops->catch_up(io->engine);
+}
+
 void io_describe(const struct io *io, struct io_choice *out)
 {
     lock(io);
@@ -162,6 +197,7 @@ uint32_t io_pending(const struct io *io)
 void io_count(const struct io *io, struct io_counters *out)
 {
     lock(io);
+    catch_up(io);
     io_queue_count(io->queue, out);
     unlock(io);
 }
@@ -255,6 +291,7 @@ int io_submit(struct io *io, const struct io_request *request, struct lode_error
     io_job_init(job, request, &io->files->list[request->file]);
     add_pending(io, job);
     lock(io);
+    catch_up(io);
     io_queue_add(io->queue, job);
     io->engine->ops->wake(io->engine);
     unlock(io);
@@ -264,6 +301,7 @@ int io_submit(struct io *io, const struct io_request *request, struct lode_error
 void io_promote(struct io *io, uint64_t tag, enum io_priority priority)
 {
     lock(io);
+    catch_up(io);
     for (struct io_job *job = io->pending; job; job = job->pending_next) {
         if (job->request.tag == tag)
             io_queue_promote(io->queue, job, priority);
@@ -275,6 +313,7 @@ void io_promote(struct io *io, uint64_t tag, enum io_priority priority)
 void io_cancel(struct io *io, uint64_t tag)
 {
     lock(io);
+    catch_up(io);
     for (struct io_job *job = io->pending; job; job = job->pending_next) {
         if (job->request.tag == tag)
             io_queue_cancel(io->queue, job);
@@ -313,10 +352,10 @@ static void complete(struct io *io, struct io_completion *out, struct io_job *jo
     io_job_list_append(&io->unused, job);
 }
 
-static int64_t deadline_after(int64_t timeout_ns)
+static int64_t deadline_after(const struct io *io, int64_t timeout_ns)
 {
     int64_t deadline_ns;
-    bool over = timeout_ns < 0 || __builtin_add_overflow((int64_t)clock_now_ns(), timeout_ns, &deadline_ns);
+    bool over = timeout_ns < 0 || __builtin_add_overflow((int64_t)io_now_ns(io), timeout_ns, &deadline_ns);
     return over ? -1 : deadline_ns;
 }
 
@@ -328,9 +367,10 @@ uint32_t io_reap(struct io *io, struct io_completion *out, uint32_t max, uint32_
     struct io_job_list ended = {0};
     uint32_t wanted = min < max ? min : max, n = 0;
     lock(io);
+    catch_up(io);
     if (timeout_ns != 0) {
         queue->n_wanted = wanted < io->n_pending ? wanted : io->n_pending;
-        io->engine->ops->wait(io->engine, deadline_after(timeout_ns));
+        io->engine->ops->wait(io->engine, deadline_after(io, timeout_ns));
         queue->n_wanted = 0;
     }
     for (; n < max && queue->n_ended > 0; n++, queue->n_ended--)

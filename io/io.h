@@ -96,7 +96,7 @@ void io_close(struct io *io);
 
 // What io_open chose. Texts are valid as long as the io.
 struct io_choice {
-    const char *engine;      // "io_uring" or "threads"
+    const char *engine;      // "io_uring" or "threads"; "simulated"
     const char *why_threads; // set when AUTO wanted io_uring: "io_uring is not permitted here (EPERM)"
     bool direct;             // all files
     const char *why_cached;  // set when AUTO wanted O_DIRECT: "the file system of FILE has no direct reads"
@@ -133,6 +133,10 @@ uint32_t io_reap(struct io *io, struct io_completion *out, uint32_t max, uint32_
 
 // Requests that were submitted and not reaped.
 uint32_t io_pending(const struct io *io);
+
+// The present, in the time that this io reads in: the machine's monotonic clock, or the virtual one of a
+// simulated drive (io_sim.h). Only differences mean something; never 0.
+uint64_t io_now_ns(const struct io *io);
 
 struct io_counters {
     uint64_t read_bytes;    // that came from the files, alignment included

@@ -20,6 +20,10 @@ struct io_engine_ops {
     // Waits until n_wanted jobs of the queue have ended or the deadline (as io_queue_wait) has passed. With
     // the lock, which it gives up meanwhile.
     void (*wait)(struct io_engine *engine, int64_t deadline_ns);
+    // Of an engine in virtual time, which does not go on by itself; NULL: the machine's clock. `catch_up`
+    // does all that has happened until now, before anything else may happen; with the lock.
+    uint64_t (*now_ns)(const struct io_engine *engine);
+    void (*catch_up)(struct io_engine *engine);
     // As io_register and io_unregister; may be NULL. Without the lock.
     bool (*add_memory)(struct io_engine *engine, void *memory, size_t bytes);
     void (*drop_memory)(struct io_engine *engine);
@@ -57,6 +61,13 @@ int io_threads_open(struct io_engine **out, struct io_queue *queue, uint32_t n_t
 // Fails with LODE_ERR_UNSUPPORTED and the reason where io_uring cannot be used.
 int io_ring_open(struct io_engine **out, struct io_queue *queue, uint32_t queue_depth,
                  const struct io_hooks *hooks, struct lode_error *error);
+
+// An io over files that it takes over, also when it fails, with an engine that `open` makes.
+typedef int (*io_engine_open_fn)(struct io_engine **out, struct io_queue *queue, uint32_t queue_depth,
+                                 const void *user, struct lode_error *error);
+
+int io_open_over(struct io **out, struct io_files *files, uint32_t queue_depth, io_engine_open_fn open,
+                 const void *user, struct lode_error *error);
 
 // io_open with hooks below the engine. IO_ENGINE_AUTO means threads when the hooks have no `begin`.
 int io_open_hooked(struct io **out, const char *const *paths, uint32_t n_paths,

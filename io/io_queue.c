@@ -78,6 +78,11 @@ static void end_job(struct io_queue *queue, struct io_job *job)
 
 // ---- reads
 
+static uint64_t now_ns(const struct io_queue *queue)
+{
+    return queue->virtual_now_ns ? *queue->virtual_now_ns : clock_now_ns();
+}
+
 static struct io_copy *copy_of(const struct io_piece *piece)
 {
     return &piece->job->file->copies[piece->copy];
@@ -85,20 +90,20 @@ static struct io_copy *copy_of(const struct io_piece *piece)
 
 static void begin_read(struct io_queue *queue, struct io_piece *piece)
 {
-    uint64_t now_ns = clock_now_ns();
+    uint64_t start_ns = now_ns(queue);
     io_piece_aim(piece);
-    io_drive_begin(copy_of(piece)->drive, piece->read.length, now_ns);
+    io_drive_begin(copy_of(piece)->drive, piece->read.length, start_ns);
     if (queue->n_in_flight++ == 0)
-        queue->busy_since_ns = now_ns;
+        queue->busy_since_ns = start_ns;
     queue->counters.reads++;
 }
 
 static void end_read(struct io_queue *queue, const struct io_piece *piece)
 {
-    uint64_t now_ns = clock_now_ns();
-    io_drive_end(copy_of(piece)->drive, piece->read.length, piece->came_bytes > 0, now_ns);
+    uint64_t end_ns = now_ns(queue);
+    io_drive_end(copy_of(piece)->drive, piece->read.length, piece->came_bytes > 0, end_ns);
     if (--queue->n_in_flight == 0)
-        queue->counters.busy_ns += now_ns - queue->busy_since_ns;
+        queue->counters.busy_ns += end_ns - queue->busy_since_ns;
     queue->counters.read_bytes += piece->came_bytes;
     if (piece->copy > 0)
         queue->counters.mirror_bytes += piece->came_bytes;
@@ -219,5 +224,5 @@ void io_queue_count(const struct io_queue *queue, struct io_counters *out)
 {
     *out = queue->counters;
     if (queue->n_in_flight > 0)
-        out->busy_ns += clock_now_ns() - queue->busy_since_ns;
+        out->busy_ns += now_ns(queue) - queue->busy_since_ns;
 }

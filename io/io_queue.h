@@ -24,6 +24,7 @@ struct io_queue {
     size_t bounces_bytes;
     struct io_counters counters;
     uint64_t busy_since_ns;
+    const uint64_t *virtual_now_ns; // of an engine in virtual time; NULL: the machine's clock
 };
 
 // Without the lock. `files` must outlive the queue.

@@ -1,5 +1,4 @@
 // Choices of the router: missing experts are asked for at once, and handed out in order of arrival.
-#include "base/clock.h"
 #include "placement/pool_internal.h"
 
 #include <assert.h>
@@ -65,7 +64,7 @@ static void measure_window(struct pool *pool)
 {
     if (!pool->idle_since_ns || !residency_decodes(pool->residency))
         return;
-    const double idle_ns = (double)(clock_now_ns() - pool->idle_since_ns);
+    const double idle_ns = (double)(io_now_ns(pool->residency->io) - pool->idle_since_ns);
     pool->window_ns += (idle_ns - pool->window_ns) * WINDOW_SHARE;
 }
 
@@ -93,7 +92,7 @@ int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_toke
         residency->layers[layer].hits += pool->n_ready;
     pool_settle_expected(pool, layer);
     int code = issue_backlog(pool, error);
-    pool->idle_since_ns = pool->n_awaited ? 0 : clock_now_ns();
+    pool->idle_since_ns = pool->n_awaited ? 0 : io_now_ns(pool->residency->io);
     return code;
 }
 
@@ -107,7 +106,7 @@ static int tell_failure(const struct pool *pool, struct lode_error *error)
 static int await_one(struct pool *pool, struct lode_error *error)
 {
     struct residency *residency = pool->residency;
-    const uint64_t start_ns = clock_now_ns();
+    const uint64_t start_ns = io_now_ns(pool->residency->io);
     const uint32_t before = pool->n_ready;
     uint32_t waits_for = NOWHERE;
     for (uint32_t i = 0; i < pool->n_slots && waits_for == NOWHERE; i++)
@@ -125,7 +124,7 @@ static int await_one(struct pool *pool, struct lode_error *error)
         const uint32_t slot = pool->slot_of[waits_for]; // NOWHERE when its read has failed
         const bool late = slot != NOWHERE && pool->slots[slot].late;
         residency_stalled(residency, pool->unit_of[waits_for], late ? WAIT_GUESSED : WAIT_DEMAND,
-                          clock_now_ns() - start_ns);
+                          io_now_ns(pool->residency->io) - start_ns);
     }
     if (code == 0 && pool->failure.code != LODE_OK)
         return tell_failure(pool, error);

@@ -1,5 +1,4 @@
 // Slots of the pool: which one an expert gets, what it pushes out, and the reads that fill it.
-#include "base/clock.h"
 #include "placement/layout.h"
 #include "placement/pool_internal.h"
 
@@ -143,7 +142,7 @@ static void arrive(struct pool *pool, uint32_t slot)
     s->wanted = false;
     pool->ready[pool->n_ready++] = s->expert;
     if (--pool->n_awaited == 0)
-        pool->idle_since_ns = clock_now_ns();
+        pool->idle_since_ns = io_now_ns(pool->residency->io);
 }
 
 // A guess that was withdrawn, or failed, before it was chosen is read again for the choice.

@@ -2,7 +2,6 @@
 // ring.c, rows.c and load.c.
 #include "placement/residency.h"
 #include "base/bytes_text.h"
-#include "base/clock.h"
 #include "placement/layout.h"
 #include "placement/residency_internal.h"
 
@@ -114,7 +113,7 @@ int residency_pump(struct residency *residency, bool wait, struct lode_error *er
             deliver(residency, &completions[i]);
         if (n > 0 || !wait)
             break;
-        const uint64_t now_ns = clock_now_ns();
+        const uint64_t now_ns = io_now_ns(residency->io);
         start_ns = start_ns ? start_ns : now_ns;
         if (residency->keep_going && !residency->keep_going(residency->user))
             return lode_fail(error, LODE_ERR_CANCELLED, "stopped while waiting for the drive");
@@ -376,14 +375,14 @@ void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (
     residency->keep_going = keep_going;
     residency->user = user;
     residency->pass_tokens = n_tokens;
-    residency->pass_start_ns = clock_now_ns();
+    residency->pass_start_ns = io_now_ns(residency->io);
     residency->stall = (struct residency_stall){0};
 }
 
 void residency_pass_end(struct residency *residency, bool complete)
 {
     struct residency_figures *figures = &residency->figures;
-    const uint64_t pass_ns = clock_now_ns() - residency->pass_start_ns;
+    const uint64_t pass_ns = io_now_ns(residency->io) - residency->pass_start_ns;
     residency->keep_going = NULL;
     struct io_counters now;
     io_count(residency->io, &now);

@@ -4,7 +4,6 @@
 // there is room behind the last one, across the end of a pass too. Places are given out and taken back in
 // order. When a pass leaves the cycle (it ended early, or failed), the parts up to the wanted one are
 // dropped.
-#include "base/clock.h"
 #include "placement/layout.h"
 #include "placement/residency_internal.h"
 
@@ -244,7 +243,7 @@ static int await_part(struct ring *ring, uint32_t position, struct lode_error *e
             entry->dropped = true;
             take_back(ring);
         }
-        start_ns = start_ns ? start_ns : clock_now_ns();
+        start_ns = start_ns ? start_ns : io_now_ns(residency->io);
         if (code == 0) {
             if (entry) // ahead of guesses that are read ahead as well
                 io_promote(residency->io, read_tag(READ_RING, (uint32_t)(entry - ring->entries)), IO_DEMAND);
@@ -258,7 +257,7 @@ static int await_part(struct ring *ring, uint32_t position, struct lode_error *e
             break;
     }
     if (start_ns)
-        residency_stalled(residency, unit, WAIT_STREAM, clock_now_ns() - start_ns);
+        residency_stalled(residency, unit, WAIT_STREAM, io_now_ns(residency->io) - start_ns);
     return code;
 }
 

@@ -4,7 +4,6 @@
 // wait that is given up leaves reads behind that may still write. The cache is set-associative, least
 // recently used leaving.
 #include "base/checked.h"
-#include "base/clock.h"
 #include "placement/residency_internal.h"
 
 #include <assert.h>
@@ -150,12 +149,12 @@ static int wait_for_all(struct rows *rows, uint32_t unit, struct lode_error *err
     if (!rows->n_pending)
         return 0;
     struct residency *residency = rows->residency;
-    const uint64_t start_ns = clock_now_ns();
+    const uint64_t start_ns = io_now_ns(residency->io);
     struct lode_error cause;
     int code = 0;
     while (code == 0 && rows->n_pending)
         code = residency_pump(residency, true, &cause);
-    residency_stalled(residency, unit, WAIT_ROWS, clock_now_ns() - start_ns);
+    residency_stalled(residency, unit, WAIT_ROWS, io_now_ns(residency->io) - start_ns);
     if (code == 0)
         return 0;
     io_cancel(residency->io, read_tag(READ_ROWS, 0));
