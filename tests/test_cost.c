@@ -1,70 +1,10 @@
 // The cost model on machines of round figures: closed forms where there are some, and what must hold anyway.
-#include "core/gemma4.h"
-#include "core/shape_file.h"
-#include "core/workload.h"
-#include "placement/cost.h"
-#include "tests/synth_files.h"
+#include "tests/cost_subject.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define GIB ((uint64_t)1 << 30)
-
-struct subject {
-    struct shape_file file;
-    struct gguf *gguf;
-    struct gemma_model model;
-    struct workload work;
-    struct machine_profile profile;
-};
-
-static struct profile_curve flat(double y)
-{
-    return (struct profile_curve){.n_points = 2, .points = {{1, y, 0}, {1e6, y, 0}}};
-}
-
-// As many bytes a second whatever the rows, so that products take rows' time nowhere.
-static void make_machine(struct machine_profile *out, double memory_gbps, double drive_gbps)
-{
-    machine_profile_clear(out);
-    snprintf(out->name, sizeof out->name, "test");
-    out->cpu.cores = out->cpu.threads = 4;
-    out->cpu.memory_bytes = 64 * GIB;
-    out->cpu.read_gbps = flat(memory_gbps);
-    out->cpu.attention_decode_gbps = flat(memory_gbps);
-    out->cpu.attention_prefill_gflops = flat(10 * memory_gbps);
-    for (uint32_t type = 0; type < LODE_TYPE_END; type++)
-        if (lode_type_find(type))
-            out->cpu.kernels[type] = (struct profile_kernels){true, flat(memory_gbps), flat(memory_gbps)};
-    out->n_drives = 1;
-    out->drives[0].direct_gbps = flat(drive_gbps);
-    out->drives[0].latency_us = 100;
-}
-
-static struct subject *open_subject(const char *shape, const char *type)
-{
-    struct subject *s = calloc(1, sizeof *s);
-    struct lode_error error;
-    const struct lode_synth_options options = synth_options_of(shape, type);
-    cr_assert_eq(shape_file_open(&s->file, &options, &error), 0, "%s", error.text);
-    cr_assert_eq(gguf_open(&s->gguf, s->file.path, &error), 0, "%s", error.text);
-    cr_assert_eq(gemma_model_load(&s->model, s->gguf, &error), 0, "%s", error.text);
-    cr_assert_eq(gemma_workload(&s->work, &s->model, &error), 0, "%s", error.text);
-    make_machine(&s->profile, 20, 2);
-    return s;
-}
-
-static void close_subject(struct subject *s)
-{
-    workload_close(&s->work);
-    gemma_model_free(&s->model);
-    gguf_close(s->gguf);
-    shape_file_close(&s->file);
-    free(s);
-}
 
 struct answers {
     struct cost decode, prefill;
@@ -94,14 +34,17 @@ static struct answers ask(const struct subject *s, uint64_t budget, uint32_t con
         cr_expect_float_eq(c->kernels_s + c->attention_s + c->operations_s + c->stall_s, c->seconds,
                            1e-9 + 1e-6 * c->seconds);
         cr_expect(c->kernels_s >= 0 && c->attention_s >= 0 && c->operations_s >= 0 && c->stall_s >= 0);
+        cr_expect(c->gpu_s == 0 && c->link_s == 0 && c->gpu_share == 0);
     }
+    struct cost mean;
+    cr_assert_eq(cost_decode_mean(&mean, &a.model, context, &error), 0, "%s", error.text);
+    cr_expect_float_eq(mean.seconds, a.decode.seconds, 1e-12 + 1e-9 * mean.seconds);
+    cr_expect(mean.fast_s == mean.seconds && mean.slow_s == mean.seconds);
+    cr_assert_eq(cost_prefill_mean(&mean, &a.model, context, 512, &error), 0, "%s", error.text);
+    cr_expect_float_eq(mean.seconds, a.prefill.seconds, 1e-12 + 1e-9 * mean.seconds);
+    cost_close(&a.model);
     homes_free(&a.homes);
     return a;
-}
-
-static void expect_near(double got, double wanted, double share, const char *what)
-{
-    cr_expect(fabs(got - wanted) <= share * fabs(wanted), "%s: %g instead of %g", what, got, wanted);
 }
 
 Test(cost, weights_in_memory_take_their_bytes_by_the_rate)
@@ -332,15 +275,70 @@ Test(cost, what_cannot_be_derived_is_refused)
     cr_assert_eq(homes_solve(&homes, &s->model.units, 6 * GIB, true, &error), 0);
     s->profile.n_drives = 0;
     cr_expect_lt(cost_open(&model, &s->work, &homes, &s->profile, &options, &error), 0);
+    cost_close(&model);
     cr_expect_not_null(strstr(error.text, "drive"), "%s", error.text);
     s->profile.n_drives = 1;
     memset(s->profile.cpu.kernels, 0, sizeof s->profile.cpu.kernels);
     cr_expect_lt(cost_open(&model, &s->work, &homes, &s->profile, &options, &error), 0);
+    cost_close(&model);
     cr_expect_not_null(strstr(error.text, "cpu.kernels"), "%s", error.text);
     make_machine(&s->profile, 20, 2);
     s->profile.cpu.read_gbps.n_points = s->profile.cpu.attention_decode_gbps.n_points = 0;
     cr_expect_lt(cost_open(&model, &s->work, &homes, &s->profile, &options, &error), 0);
+    cost_close(&model);
     cr_expect_not_null(strstr(error.text, "read_gbps"), "%s", error.text);
     homes_free(&homes);
+    close_subject(s);
+}
+
+Test(cost, what_runs_have_taught_scales_its_part)
+{
+    struct subject *s = open_subject("26b-a4b", "q4_0");
+    const uint64_t budget = homes_full_bytes(&s->model.units, true) / 2;
+    s->profile.cpu.operation_us = 3;
+    const struct answers before = ask(s, 0, 4096, NULL);
+    static const double taught[PROFILE_PARTS] = {1.2, 0.8, 1.3, 0.9, 1.1, 1};
+    for (int part = 0; part < PROFILE_PARTS; part++)
+        s->profile.learned[part].factor = taught[part];
+    const struct answers a = ask(s, 0, 4096, NULL);
+    expect_near(a.decode.kernels_s, 1.2 * before.decode.kernels_s, 1e-9, "kernels of decode");
+    expect_near(a.prefill.kernels_s, 0.8 * before.prefill.kernels_s, 1e-9, "kernels of prefill");
+    expect_near(a.decode.attention_s, 1.3 * before.decode.attention_s, 1e-9, "attention of decode");
+    expect_near(a.prefill.attention_s, 0.9 * before.prefill.attention_s, 1e-9, "attention of prefill");
+    expect_near(a.decode.operations_s, 1.1 * before.decode.operations_s, 1e-9, "operations");
+    make_machine(&s->profile, 20, 2);
+    const struct cost drive = ask(s, budget, 0, NULL).decode;
+    s->profile.learned[PROFILE_PART_DRIVE].factor = 1.4;
+    const struct cost slower = ask(s, budget, 0, NULL).decode;
+    expect_near(slower.drive_s / slower.drive_bytes, 1.4 * drive.drive_s / drive.drive_bytes, 1e-9,
+                "the drive");
+    cr_expect_gt(slower.seconds, drive.seconds);
+    // No more than what may be learned, and nothing from nothing.
+    make_machine(&s->profile, 20, 2);
+    s->profile.learned[PROFILE_PART_KERNELS_DECODE].factor = 100;
+    expect_near(ask(s, 0, 4096, NULL).decode.kernels_s, PROFILE_LEARNED_MOST * before.decode.kernels_s, 1e-9,
+                "most");
+    s->profile.learned[PROFILE_PART_KERNELS_DECODE].factor = 0.001;
+    expect_near(ask(s, 0, 4096, NULL).decode.kernels_s, before.decode.kernels_s / PROFILE_LEARNED_MOST, 1e-9,
+                "least");
+    s->profile.learned[PROFILE_PART_KERNELS_DECODE].factor = 0;
+    expect_near(ask(s, 0, 4096, NULL).decode.kernels_s, before.decode.kernels_s, 1e-9, "unknown");
+    close_subject(s);
+}
+
+Test(cost, without_prefetch_nothing_is_guessed)
+{
+    struct subject *s = open_subject("26b-a4b", "q4_0");
+    make_machine(&s->profile, 20, 10);
+    const uint64_t budget = homes_full_bytes(&s->model.units, true) / 3;
+    const struct cost_options options = {.batch = 512, .no_prefetch = true};
+    const struct answers with = ask(s, budget, 0, NULL), without = ask(s, budget, 0, &options);
+    const double expert = (double)workload_expert_bytes(&s->work, &s->work.layers[0]);
+    expect_near(without.decode.drive_bytes, (1 - without.decode.hit_rate) * 240 * expert, 1e-6,
+                "what was chosen");
+    cr_expect_gt(with.decode.drive_bytes, without.decode.drive_bytes * 1.001);
+    cr_expect_gt(with.decode.kernels_s, without.decode.kernels_s); // routers meet their rows twice
+    cr_expect_gt(without.decode.stall_s, with.decode.stall_s);
+    cr_expect_gt(without.prefill.stall_s, with.prefill.stall_s);
     close_subject(s);
 }
