@@ -92,7 +92,7 @@ class Lode(LodeProgram):
         with contextlib.suppress(FileNotFoundError):
             os.remove(stats_path)
         command = [self.program, "run", "-m", self.model, "-f", job.prompt_path, "-n", str(job.n_tokens),
-                   "-t", str(job.n_threads), "--temp", "0", "--ignore-eos", "--cold", "--json",
+                   "-t", str(job.n_threads), "--temp", "0", "--ignore-eos", "--cold", "--plan", "off", "--json",
                    "--stats", stats_path]
         if job.batch:
             command += ["-b", str(job.batch)]

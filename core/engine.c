@@ -21,6 +21,9 @@
 
 #define HEAT_INTERVAL_NS ((uint64_t)600 * 1000000000)
 
+// Beyond it no drive gets faster, and a demand waits behind what is in flight.
+#define MOST_QUEUE_DEPTH 256
+
 const char *lode_version(void)
 {
     return LODE_VERSION;
@@ -85,7 +88,7 @@ static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct l
     const uint32_t n = gguf_file_count(gguf);
     const char **paths = calloc(n, sizeof *paths);
     char **mirrors = calloc(n, sizeof *mirrors);
-    struct io_options options = {.cache = choose_cache(engine)};
+    struct io_options options = {.cache = choose_cache(engine), .queue_depth = engine->options.queue_depth};
     int rc = choose_io(&options.engine, engine->options.io, error);
     if (!rc && (!paths || !mirrors))
         rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the paths of %" PRIu32 " files", n);
@@ -132,6 +135,19 @@ static int read_suppressed(struct lode_engine *engine, const struct gguf *gguf, 
     return 0;
 }
 
+static int check_ranks(const struct lode_engine *engine, struct lode_error *error)
+{
+    const uint32_t ranks = engine->options.prefetch_ranks, n_experts = engine->model.hparams.n_experts;
+    if (ranks <= n_experts)
+        return 0;
+    if (!n_experts)
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "prefetch of %" PRIu32 " ranks: this model has no experts to guess", ranks);
+    return lode_fail(error, LODE_ERR_ARGUMENT,
+                     "prefetch of %" PRIu32 " ranks: a layer of this model has %" PRIu32 " experts", ranks,
+                     n_experts);
+}
+
 static int read_header(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
 {
     int rc = gemma_model_load(&engine->model, gguf, error);
@@ -145,6 +161,8 @@ static int read_header(struct lode_engine *engine, const struct gguf *gguf, stru
                        lode_vocab_size(engine->tokenizer), engine->shape.vocab);
     if (!rc)
         rc = read_suppressed(engine, gguf, error);
+    if (!rc)
+        rc = check_ranks(engine, error);
     if (!rc && engine->model.hparams.n_experts && engine->options.heat_dir && !engine->options.cold)
         rc = fingerprint_model(&engine->fingerprint, gguf, error);
     return rc;
@@ -237,9 +255,14 @@ static int take_options(struct lode_engine *engine, const char *path,
         (options->io && !own->io) || (options->mirror && !own->mirror) ||
         (options->heat_dir && !own->heat_dir))
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
-    if (options->policy && !policy_find(options->policy))
-        return lode_fail(error, LODE_ERR_ARGUMENT, "there is no policy called '%s'", options->policy);
-    return 0;
+    if (options->queue_depth > MOST_QUEUE_DEPTH)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "a queue of %" PRIu32 " reads is beyond %d",
+                         options->queue_depth, MOST_QUEUE_DEPTH);
+    if (options->no_prefetch && options->prefetch_ranks)
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "no prefetch and prefetch of %" PRIu32 " ranks contradict each other",
+                         options->prefetch_ranks);
+    return options->policy ? policy_open_named(&engine->policy, &engine->plugin, options->policy, error) : 0;
 }
 
 // More threads than processors are what was asked for, so they act; but operations wait for tasks of threads
@@ -333,10 +356,12 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
     }
     const uint64_t start_ns = clock_now_ns();
     struct residency_options options = {
-        .policy = engine->options.policy ? policy_find(engine->options.policy) : NULL,
+        .policy = engine->policy,
         .used_per_layer = engine->model.hparams.n_experts_used,
         .heat = engine->heat_path ? &engine->heat : NULL,
         .no_prefetch = engine->options.no_prefetch,
+        .prefetch_ranks = engine->options.prefetch_ranks,
+        .ring_bytes = engine->options.ring_bytes,
         .on_part = engine->options.no_repack ? NULL : weight_matrices_arrange,
         .part_user = &engine->matrices,
         .on_progress = on_read,
@@ -347,7 +372,8 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, &options,
                             error);
     if (!rc)
-        rc = forward_weights_open(&engine->weights, &engine->model, &engine->matrices, engine->residency, error);
+        rc = forward_weights_open(&engine->weights, &engine->model, &engine->matrices, engine->residency,
+                                  error);
     if (rc) {
         residency_close(engine->residency);
         engine->residency = NULL;
@@ -367,6 +393,7 @@ void lode_engine_close(struct lode_engine *engine)
     engine_keep_heat(engine, true);
     forward_weights_close(&engine->weights);
     residency_close(engine->residency);
+    policy_plugin_close(engine->plugin);
     weight_matrices_close(&engine->matrices);
     heat_close(&engine->heat);
     if (engine->device)

@@ -6,6 +6,7 @@
 #include "core/lode.h"
 #include "core/tokenizer_api.h"
 #include "placement/heat.h"
+#include "placement/policy_plugin.h"
 
 // What a session takes, and what tells how to make it smaller.
 struct session_needs {
@@ -28,6 +29,8 @@ struct lode_engine {
     double open_s, load_s;
 
     struct lode_engine_options options; // its texts are the engine's own
+    const struct policy_ops *policy;    // NULL: the default
+    struct policy_plugin *plugin;       // that it is from; NULL for one of the table
     char *path, *heat_path;             // heat_path is NULL where no heat is kept
     uint64_t fingerprint;
     struct heat heat;

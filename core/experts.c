@@ -2,6 +2,8 @@
 // ranks, so that the result does not depend on which expert was at hand first.
 #include "core/forward_internal.h"
 
+#include "base/half.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,7 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
     if (!n_experts)
         return 0;
     out->chosen = malloc(n_choices * sizeof *out->chosen);
+    out->weights = malloc(n_choices * sizeof *out->weights);
     out->tokens = malloc(n_choices * sizeof *out->tokens);
     out->slots = malloc(n_choices * sizeof *out->slots);
     out->begin = malloc((n_experts + 1) * sizeof *out->begin);
@@ -21,10 +24,10 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
     out->n_tokens = malloc(n_experts * sizeof *out->n_tokens);
     out->at_hand = malloc(n_experts * sizeof *out->at_hand);
     out->jobs = malloc(n_experts * sizeof *out->jobs);
-    out->guessed = malloc(n_choices * sizeof *out->guessed);
+    out->guessed = malloc((n_choices > n_experts ? n_choices : n_experts) * sizeof *out->guessed);
     out->votes = malloc(n_experts * sizeof *out->votes);
-    if (out->chosen && out->tokens && out->slots && out->begin && out->units && out->n_tokens &&
-        out->at_hand && out->jobs && out->guessed && out->votes)
+    if (out->chosen && out->weights && out->tokens && out->slots && out->begin && out->units &&
+        out->n_tokens && out->at_hand && out->jobs && out->guessed && out->votes)
         return 0;
     expert_batch_close(out);
     return lode_fail(error, LODE_ERR_MEMORY, "no memory for the expert choices of %u tokens", batch);
@@ -33,6 +36,7 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
 void expert_batch_close(struct expert_batch *batch)
 {
     free(batch->chosen);
+    free(batch->weights);
     free(batch->tokens);
     free(batch->slots);
     free(batch->begin);
@@ -47,8 +51,8 @@ void expert_batch_close(struct expert_batch *batch)
 
 // Router: r = RMS(x) * hidden^-1/2 * router_scale, softmax(Wr r), the k largest of each row to `out` in host
 // memory.
-static int route(struct forward *f, const struct gemma_layer *layer, struct lode_rows x, enum buffer ids,
-                 enum buffer weights, int32_t *out, struct lode_error *error)
+static int route(struct forward *f, const struct gemma_layer *layer, struct lode_rows x, uint32_t k,
+                 enum buffer ids, enum buffer weights, int32_t *out, struct lode_error *error)
 {
     const struct lode_device_ops *ops = f->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
@@ -60,8 +64,8 @@ static int route(struct forward *f, const struct gemma_layer *layer, struct lode
     ops->rms_norm(f->device, input, x, forward_vector(f, &layer->router_scale), h->rms_eps,
                   1.0f / sqrtf((float)h->hidden));
     ops->matmul(f->device, &logits, &router, 1, input);
-    ops->router(f->device, chosen, f->buffers[weights], logits, h->n_experts_used, expert_scale);
-    const size_t n_choices = (size_t)x.n * h->n_experts_used;
+    ops->router(f->device, chosen, f->buffers[weights], logits, k, expert_scale);
+    const size_t n_choices = (size_t)x.n * k;
     int rc = ops->download(f->device, out, chosen, n_choices * sizeof *chosen, error);
     for (size_t i = 0; i < n_choices && !rc; i++)
         if ((uint32_t)out[i] >= h->n_experts)
@@ -89,12 +93,33 @@ static void group_by_expert(struct expert_batch *batch, uint32_t n_tokens, uint3
     begin[0] = 0;
 }
 
+// What each chosen expert's output counts for, as policy.h wants it.
+static int tell_weights(struct forward *f, const struct gemma_layer *layer, uint32_t n_choices,
+                        struct lode_error *error)
+{
+    struct residency *residency = f->weights->residency;
+    struct expert_batch *batch = &f->experts;
+    if (!residency_wants_weights(residency))
+        return 0;
+    int rc = f->device->ops->download(f->device, batch->weights, f->buffers[BUFFER_CHOSEN_WEIGHT],
+                                      n_choices * sizeof *batch->weights, error);
+    for (uint32_t i = 0; i < batch->n_units && !rc; i++) {
+        const uint32_t e = batch->units[i] - layer->first_expert_unit;
+        float sum = 0;
+        for (uint32_t at = batch->begin[e]; at < batch->begin[e + 1]; at++)
+            sum += lode_f16_to_f32(lode_f32_to_f16(batch->weights[batch->slots[at]]));
+        residency_weigh(residency, batch->units[i], sum);
+    }
+    return rc;
+}
+
 int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                    struct lode_error *error)
 {
     const struct gemma_hparams *h = &f->weights->model->hparams;
     struct expert_batch *batch = &f->experts;
-    int rc = route(f, layer, pass->x, BUFFER_CHOSEN, BUFFER_CHOSEN_WEIGHT, batch->chosen, error);
+    int rc = route(f, layer, pass->x, h->n_experts_used, BUFFER_CHOSEN, BUFFER_CHOSEN_WEIGHT, batch->chosen,
+                   error);
     if (rc)
         return rc;
     group_by_expert(batch, pass->x.n, h->n_experts_used, h->n_experts);
@@ -106,6 +131,9 @@ int experts_choose(struct forward *f, const struct pass *pass, const struct gemm
         batch->units[batch->n_units] = layer->first_expert_unit + e;
         batch->n_tokens[batch->n_units++] = n;
     }
+    rc = tell_weights(f, layer, pass->x.n * h->n_experts_used, error);
+    if (rc)
+        return rc;
     return residency_choose(f->weights->residency, batch->units, batch->n_tokens, batch->n_units, error);
 }
 
@@ -155,13 +183,15 @@ int experts_guess(struct forward *f, struct lode_rows x, uint32_t l, struct lode
     int rc = residency_acquire(residency, &layer->router.unit, 1, error);
     if (rc)
         return rc;
-    rc = route(f, layer, x, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, batch->guessed, error);
+    // One row may have more ranks than a token chooses; the buffers have room for all experts of one.
+    const uint32_t ranks = x.n == 1 ? residency_guess_ranks(residency) : h->n_experts_used;
+    rc = route(f, layer, x, ranks, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, batch->guessed, error);
     residency_release(residency, &layer->router.unit, 1);
     if (rc)
         return rc;
     const bool certain = x.n >= CERTAIN_ROWS;
-    const uint32_t n = rank_guesses(batch, layer->first_expert_unit, x.n, h->n_experts_used, h->n_experts,
-                                    certain ? CERTAIN_VOTES : 1);
+    const uint32_t n =
+        rank_guesses(batch, layer->first_expert_unit, x.n, ranks, h->n_experts, certain ? CERTAIN_VOTES : 1);
     residency_guess(residency, batch->at_hand, n, certain);
     return 0;
 }

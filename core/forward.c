@@ -56,6 +56,16 @@ static void buffer_floats(const struct gemma_model *model, size_t floats[N_BUFFE
     }
 }
 
+static size_t buffer_bytes(const struct gemma_model *model, const size_t floats[N_BUFFERS], int buffer,
+                           uint32_t batch)
+{
+    size_t n = floats[buffer] * batch;
+    const bool guesses = buffer == BUFFER_GUESSED || buffer == BUFFER_GUESSED_WEIGHT;
+    if (guesses && n && n < model->hparams.n_experts)
+        n = model->hparams.n_experts;
+    return n * sizeof(float);
+}
+
 static uint64_t row_bytes(const struct gemma_weight *weight)
 {
     const struct lode_type_traits *traits = lode_type_find(weight->type);
@@ -80,7 +90,7 @@ uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t 
     buffer_floats(model, floats);
     uint64_t bytes = 0;
     for (int b = 0; b < N_BUFFERS; b++)
-        bytes += floats[b] * batch * sizeof(float);
+        bytes += buffer_bytes(model, floats, b, batch);
     return bytes + batch * (widest_row_bytes(model) + sizeof(int32_t));
 }
 
@@ -89,7 +99,7 @@ static int open_buffers(struct forward *f, struct lode_error *error)
     size_t floats[N_BUFFERS];
     buffer_floats(f->weights->model, floats);
     for (int b = 0; b < N_BUFFERS; b++) {
-        f->buffer_bytes[b] = floats[b] * f->batch * sizeof(float);
+        f->buffer_bytes[b] = buffer_bytes(f->weights->model, floats, b, f->batch);
         if (b == BUFFER_LOGITS && !f->device->host_memory)
             f->buffer_bytes[b] = (size_t)HEAD_ROWS * f->weights->model->hparams.vocab * sizeof(float);
         if (!f->buffer_bytes[b])

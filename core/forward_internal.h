@@ -21,7 +21,7 @@ enum buffer {
     BUFFER_ROUTER,
     BUFFER_CHOSEN, // int32
     BUFFER_CHOSEN_WEIGHT,
-    BUFFER_GUESSED, // int32
+    BUFFER_GUESSED, // int32; as many ranks as are wanted, with room for all experts of one row
     BUFFER_GUESSED_WEIGHT,
     BUFFER_EXPERT_SLOTS, // one row for each choice
     BUFFER_LOGITS,
@@ -31,6 +31,7 @@ enum buffer {
 // The choices of a batch, sorted by expert. Host memory, made once.
 struct expert_batch {
     int32_t *chosen;         // [rows][k]
+    float *weights;          // [rows][k], only where the policy looks at them
     int32_t *tokens, *slots; // by expert
     uint32_t *begin;         // [n_experts + 1]
     uint32_t *units;         // of the distinct experts
@@ -39,7 +40,7 @@ struct expert_batch {
     uint32_t *at_hand; // units that the residency has handed out
     struct lode_expert_job *jobs;
 
-    int32_t *guessed; // [rows][k]
+    int32_t *guessed; // [rows][k], or [1][ranks]
     uint32_t *votes;  // [n_experts] rows that are thought to choose the expert
 };
 

@@ -18,15 +18,19 @@ static uint64_t layer_bytes(const struct gemma_layer *layer, uint32_t capacity, 
            lode_kv_row_bytes(format, layer->head_size); // K or V alone
 }
 
+uint64_t kv_cache_layer_bytes(const struct gemma_model *model, uint32_t l, uint32_t context, uint32_t batch,
+                              enum lode_kv_format format)
+{
+    const struct gemma_layer *layer = &model->layers[l];
+    return layer->own_kv ? 2 * layer_bytes(layer, layer_capacity(model, layer, context, batch), format) : 0;
+}
+
 uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
                                enum lode_kv_format format)
 {
     uint64_t bytes = 0;
-    for (uint32_t l = 0; l < model->hparams.n_layers; l++) {
-        const struct gemma_layer *layer = &model->layers[l];
-        if (layer->own_kv)
-            bytes += 2 * layer_bytes(layer, layer_capacity(model, layer, context, batch), format);
-    }
+    for (uint32_t l = 0; l < model->hparams.n_layers; l++)
+        bytes += kv_cache_layer_bytes(model, l, context, batch, format);
     return bytes;
 }
 

@@ -19,6 +19,10 @@ struct kv_cache {
 uint64_t kv_cache_needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
                                enum lode_kv_format format);
 
+// Of one layer; 0 where it reads another's.
+uint64_t kv_cache_layer_bytes(const struct gemma_model *model, uint32_t layer, uint32_t context,
+                              uint32_t batch, enum lode_kv_format format);
+
 // Bytes that are read to decode the token at a position, all layers together.
 uint64_t kv_cache_read_bytes(const struct gemma_model *model, uint32_t position, enum lode_kv_format format);
 

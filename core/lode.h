@@ -210,10 +210,16 @@ struct lode_engine_options {
     // weights does not fit is read from the files while it is needed. 0: what the machine and its control
     // groups have available.
     uint64_t ram_bytes;
-    const char *policy;   // which experts stay in memory: a name of lode_policy_name; NULL: the first of them
-    const char *io;       // NULL or "auto", "uring", "threads": how the files are read; acts or fails
-    const char *mirror;   // a second copy of the model on another drive, read at the same time; may be NULL
-    bool no_prefetch;     // experts are read only when they have been chosen
+    // Which experts stay in memory: a name of lode_policy_name, or the path of a shared object, with a '/' in
+    // it or ending in ".so"; NULL: the first of the names.
+    const char *policy;
+    const char *io;     // NULL or "auto", "uring", "threads": how the files are read; acts or fails
+    const char *mirror; // a second copy of the model on another drive, read at the same time; may be NULL
+    bool no_prefetch;   // experts are read only when they have been chosen
+    uint32_t
+        prefetch_ranks;   // experts of the next layer that are guessed for a token; 0: as many as it chooses
+    uint32_t queue_depth; // reads in flight at once; 0: 16
+    uint64_t ring_bytes;  // memory that streamed weights pass through; 0: the least that works
     bool no_repack;       // weights keep the order of the file in memory, which is slower to compute with
     const char *heat_dir; // where it is kept from run to run how often experts are chosen; NULL: nowhere
     bool cold;            // what is kept is neither used nor changed
@@ -252,19 +258,33 @@ struct lode_plan_options {
     uint64_t ram_bytes;       // as in lode_engine_options; 0: what the machine has
     uint32_t threads;         // 0: those that the profile was made with
     uint32_t context;     // tokens of the timeline; 0: 4096, or what each of the contexts asked about needs
-    uint32_t batch;       // as in lode_session_options
+    uint32_t batch;       // as in lode_session_options; 0: the planner chooses
     int kv;               // enum lode_kv_type
     const char *heat_dir; // as in lode_engine_options
+    bool no_prefetch;     // as there; and ring_bytes
+    uint64_t ring_bytes;
+    bool no_gpu;         // GPUs of the profile are left out
+    uint64_t vram_bytes; // ceiling of each GPU; 0: what it has, but for the headroom of a display
+    double drive_gbps;   // instead of the profile's drives: one that reads so fast in sequence; 0: theirs
+    // The turn that is planned for: so many tokens of a prompt, then so many generated. 0: 512 and 128.
+    uint32_t prompt_tokens, generated_tokens;
+    bool no_advice; // neither changes nor refused alternatives are looked for, which takes most of the time
 };
 
 #define LODE_PLAN_GROUPS 16
 #define LODE_PLAN_CONTEXTS 3
 #define LODE_PLAN_WARNINGS 12
+#define LODE_PLAN_GPUS 4
+#define LODE_PLAN_CHANGES 3
+#define LODE_PLAN_REFUSED 8
 
 // Shares of the time of a pass; they add up to 1.
 struct lode_plan_shares {
-    double kernels, attention, operations, drive; // drive: waiting for it
-    const char *limiter;                          // the largest: "cpu kernels", "attention", …
+    double kernels, attention, operations; // of the CPU
+    double drive;                          // waiting for it
+    double gpu, link;
+    const char
+        *limiter; // the largest: "cpu kernels", "attention", "small operations", "drive", "gpu", "link"
 };
 
 struct lode_plan_expected {
@@ -277,29 +297,72 @@ struct lode_plan_expected {
     double hit_rate;             // of the experts chosen in decode; 1 where all are in memory
 };
 
-// Plain data. Texts are its own or constants.
+// Where weights lie: in RAM from start to end, in RAM while a pool of experts keeps them, streamed from the
+// drive in each pass, by the row, or LODE_HOME_GPU + g.
+enum lode_home { LODE_HOME_RAM, LODE_HOME_POOL, LODE_HOME_STREAM, LODE_HOME_ROWS, LODE_HOME_GPU };
+
+struct lode_plan_unit {
+    const char *kind;      // as in groups
+    uint32_t layer, index; // layer: UINT32_MAX outside of them; index: of the expert
+    uint64_t bytes;
+    uint8_t home;
+    float heat; // of an expert: choices a token, of earlier runs; 0: not known
+};
+
+// Texts are its own or constants. Released by lode_plan_free.
 struct lode_plan {
     struct lode_shape shape;
     char machine[96], machine_source[512], cpu[96], drive[96]; // drive is empty where none is used
     bool measured; // the profile is; else from data sheets or words
+    // What a run needs to do as planned; the options' own where they were given.
     uint32_t threads, context, batch;
-    uint64_t ceiling_bytes, kv_bytes, scratch_bytes, program_bytes; // program: with tokenizer and reserve
+    uint64_t ring_bytes;
+    bool prefetch;
+    uint64_t ceiling_bytes, kv_bytes, scratch_bytes,
+        program_bytes; // RAM; program: with tokenizer and reserve
+    uint32_t n_gpus;   // that are used
+    struct lode_plan_gpu {
+        char name[96];
+        uint64_t ceiling_bytes, kv_bytes, scratch_bytes;
+    } gpus[LODE_PLAN_GPUS];
     uint32_t n_groups;
     struct lode_plan_group {
         const char *kind;
         uint64_t units, bytes, ram_bytes, nvme_bytes; // ram: that stays there; nvme: that is read from there
+        uint64_t gpu_bytes[LODE_PLAN_GPUS];
     } groups[LODE_PLAN_GROUPS];
     uint64_t buffer_bytes; // of memory, for what is streamed and for rows
+    uint32_t n_units;
+    struct lode_plan_unit *units;
     uint32_t n_expected;
     struct lode_plan_expected expected[LODE_PLAN_CONTEXTS];
+    uint32_t n_changes; // what would help most, the largest gain first
+    struct lode_plan_change {
+        char what[96]; // "+8 GB RAM"
+        bool lossy;
+        double decode_tok_s, prefill_tok_s; // after context 0, where these were expected[0]'s
+    } changes[LODE_PLAN_CHANGES];
+    uint32_t n_refused; // what was considered and is slower or does not fit, the best first
+    struct lode_plan_refused {
+        char what[96]; // "whole layers on the GPU (8 of 30)"
+        bool fits;
+        double turn_longer;  // 0.09: the turn that is planned for would take 9% longer
+        double decode_tok_s; // both 0 where it does not
+    } refused[LODE_PLAN_REFUSED];
     uint32_t n_warnings;
     char warnings[LODE_PLAN_WARNINGS][256];
 };
 
 // `path` is NULL where a shape is named. Fails with LODE_ERR_MEMORY when the machine or the ceiling is too
-// small for the model.
+// small for the model; then, too, there is nothing to free.
 int lode_plan_make(struct lode_plan *out, const char *path, const struct lode_plan_options *options,
                    struct lode_error *error);
+void lode_plan_free(struct lode_plan *plan);
+
+// Seconds of decoding one token, or of a prompt's token, after so many tokens: between the plan's contexts
+// its times are interpolated linearly, beyond them extended.
+double lode_plan_decode_seconds(const struct lode_plan *plan, double context);
+double lode_plan_prefill_seconds(const struct lode_plan *plan, double context);
 
 // ---- session
 // -------------------------------------------------------------------------------------------------
@@ -422,6 +485,7 @@ struct lode_offload_stats {
     uint64_t pinned_bytes;   // weights that stay in memory
     uint64_t pool_bytes;     // room for experts that come and go
     uint64_t streamed_bytes; // dense weights that are read in each pass
+    uint64_t ring_bytes;     // room that these pass through
     uint32_t pool_slots, experts;
 
     uint64_t choices, hits;               // experts chosen in decode, and those that were in memory by then

@@ -79,6 +79,7 @@ void lode_session_offload(const struct lode_session *session, struct lode_offloa
         .pinned_bytes = now.pinned_bytes,
         .pool_bytes = now.pool_bytes,
         .streamed_bytes = now.streamed_bytes,
+        .ring_bytes = now.ring_bytes,
         .pool_slots = now.pool_slots,
         .experts = now.n_experts,
         .choices = now.choices - before->choices,

@@ -68,6 +68,16 @@ static void measure_window(struct pool *pool)
     pool->window_ns += (idle_ns - pool->window_ns) * WINDOW_SHARE;
 }
 
+bool pool_wants_weights(const struct pool *pool)
+{
+    return pool->policy->ops->scored;
+}
+
+void pool_weigh(struct pool *pool, uint32_t unit, float weight)
+{
+    pool->policy->ops->scored(pool->policy, pool->residency->expert_index[unit], weight);
+}
+
 int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
                 struct lode_error *error)
 {

@@ -190,8 +190,11 @@ static int open_all(struct residency *residency, struct lode_error *error)
         return lode_fail(error, LODE_ERR_UNSUPPORTED, "the weights on %s take %s, but have %s",
                          residency->device->name, bytes_text(full).text, bytes_text(asked).text);
     int code = open_indices(residency, error);
+    const struct homes_request request = {.budget_bytes = asked ? asked : full,
+                                          .host_memory = host_memory,
+                                          .ring_bytes = residency->options.ring_bytes};
     if (code == 0)
-        code = homes_solve(&residency->homes, table, asked ? asked : full, host_memory, error);
+        code = homes_divide(&residency->homes, table, &request, error);
     if (code == 0 && residency->homes.pool_bytes)
         code = pool_open(&residency->pool, residency, error); // before, so that it gets its pages meanwhile
     if (code == 0)
@@ -295,6 +298,17 @@ void *residency_part(const struct residency *residency, uint32_t unit, uint32_t 
     return residency->parts[residency->table->units[unit].first_part + part];
 }
 
+bool residency_wants_weights(const struct residency *residency)
+{
+    return residency->pool && pool_wants_weights(residency->pool);
+}
+
+void residency_weigh(struct residency *residency, uint32_t unit, float weight)
+{
+    if (residency_wants_weights(residency))
+        pool_weigh(residency->pool, unit, weight);
+}
+
 int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
                      struct lode_error *error)
 {
@@ -347,6 +361,14 @@ bool residency_wants_guess(const struct residency *residency, uint32_t layer)
     if (residency_decodes(residency) && !prefetch_gate_open(&residency->gate))
         return false;
     return pool_wants_guess(residency->pool, layer);
+}
+
+// Of many tokens those of the lower ranks are read by the vote of others.
+uint32_t residency_guess_ranks(const struct residency *residency)
+{
+    const struct residency_options *options = &residency->options;
+    return options->prefetch_ranks && residency_decodes(residency) ? options->prefetch_ranks
+                                                                   : options->used_per_layer;
 }
 
 void residency_guess(struct residency *residency, const uint32_t *units, uint32_t n, bool certain)

@@ -31,6 +31,8 @@ struct residency_options {
     // what an empty pool is filled with; it counts what is chosen.
     struct heat *heat;
     bool no_prefetch;
+    uint32_t prefetch_ranks; // experts that are guessed for the token of a decode pass; 0: used_per_layer
+    uint64_t ring_bytes;     // as in struct homes_request
     residency_progress_fn on_progress; // of the start; may be NULL
     // A part, by its index in the table, of a unit that stays in memory has been read. May be NULL.
     void (*on_part)(void *user, uint32_t part, void *memory);
@@ -60,6 +62,11 @@ void *residency_part(const struct residency *residency, uint32_t unit, uint32_t 
 
 // ---- experts
 
+// Whether the policy looks at the router's weights; and the weight of an expert that residency_choose will
+// tell next, as `scored` of policy.h has it. Nobody needs to tell it.
+bool residency_wants_weights(const struct residency *residency);
+void residency_weigh(struct residency *residency, uint32_t unit, float weight);
+
 // A layer's router has chosen these experts, each for n_tokens[i] of the pass. Reads for what is missing are
 // submitted; residency_take hands them out. `units` must stay as it is until then.
 int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
@@ -77,6 +84,9 @@ bool residency_awaits(const struct residency *residency);
 // True when guesses of what this layer will choose are worth making: prefetch is on, and not all of its
 // experts are resident.
 bool residency_wants_guess(const struct residency *residency, uint32_t layer);
+
+// How many experts shall be named for each token of the pass.
+uint32_t residency_guess_ranks(const struct residency *residency);
 
 // Experts of a layer that will probably be chosen, the most probable first. What is missing is read while
 // nothing else is, as far as there is time for; `certain` guesses at full speed and without a limit. A guess

@@ -92,6 +92,8 @@ static inline bool residency_decodes(const struct residency *residency)
 int pool_open(struct pool **out, struct residency *residency, struct lode_error *error);
 void pool_close(struct pool *pool);
 void pool_complete(struct pool *pool, uint32_t slot, const struct io_completion *completion);
+bool pool_wants_weights(const struct pool *pool);
+void pool_weigh(struct pool *pool, uint32_t unit, float weight);
 int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
                 struct lode_error *error);
 int pool_take(struct pool *pool, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,

@@ -76,7 +76,8 @@ static bool verb_stats(struct chat *chat, const char *argument)
                                   .engine = chat->engine,
                                   .session = chat->session,
                                   .seed = chat->sampling.sampling.seed,
-                                  .stop = chat->stop};
+                                  .stop = chat->stop,
+                                  .prediction = &chat->plan.prediction};
     report_line(command, &report);
     message_note(command, "%zu turns, %u of %u tokens of the context",
                  conversation_turns(&chat->conversation), lode_session_position(chat->session),

@@ -6,6 +6,7 @@
 #include "tools/chat_input.h"
 #include "tools/conversation.h"
 #include "tools/model.h"
+#include "tools/model_plan.h"
 #include "tools/reply.h"
 #include "tools/sampling.h"
 
@@ -15,6 +16,7 @@
 
 struct chat {
     struct model_options model;
+    struct model_plan plan;
     struct sampling_options sampling;
     const char *system; // of the command line
     uint32_t max_tokens;

@@ -24,7 +24,7 @@ static const char usage[] =
     "  -c, --context N    tokens of the conversation (the model's limit, or what memory allows)\n"
     "  --drop-oldest      when the context is full, forget the oldest turns instead of stopping\n"
     "  --temp T  --top-k N  --top-p P  --min-p P       sampling (1, 64, 0.95, 0); --temp 0 is greedy\n"
-    "  --repeat-penalty X  --repeat-window N  --seed N  --logit-bias ID=X\n" MODEL_USAGE
+    "  --repeat-penalty X  --repeat-window N  --seed N  --logit-bias ID=X\n" MODEL_PLAN_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (without a terminal), 143 terminated.\n"
     "Examples:\n"
     "  lode chat -m gemma-4-26B-A4B-it-Q4_0.gguf --think --ram 8G\n"
@@ -36,6 +36,7 @@ static bool parse(struct chat *chat, int argc, char **argv, int *exit_code)
         MODEL_OPTIONS(chat->model),
         SESSION_OPTIONS(chat->model),
         SAMPLING_OPTIONS(chat->sampling),
+        MODEL_PLAN_OPTION(chat->plan),
         OPTION_IS_TEXT("system", 0, &chat->system),
         OPTION_IS_COUNT("tokens", 'n', &chat->max_tokens, 1, UINT32_MAX),
         OPTION_IS_FLAG("think", 0, &chat->think),
@@ -68,6 +69,7 @@ static int feed(struct chat *chat, const int32_t *ids, size_t count, struct lode
         keep--;
     keep = lode_session_rewind(chat->session, (uint32_t)keep);
     memcpy(chat->timeline, ids, count * sizeof *ids);
+    prediction_begin_turn(&chat->plan.prediction, chat->session);
     int code = model_feed(chat->session, ids + keep, count - keep, error);
     chat->n_timeline = lode_session_position(chat->session);
     return code;
@@ -123,6 +125,7 @@ static int generate(struct chat *chat, bool starts_thinking, struct lode_error *
     options.user = &reply;
     const uint64_t before = generated_so_far(chat);
     int code = model_generate(chat->session, &options, &chat->stop, error);
+    prediction_end_turn(&chat->plan.prediction, chat->session, code || chat->stop == LODE_STOP_CALLER);
     reply_finish(&reply, true);
     if (reply_tell_failure(&reply, command))
         chat->output_failed = true;
@@ -304,6 +307,7 @@ static void release(struct chat *chat)
     free(chat->timeline);
     lode_session_close(chat->session);
     lode_engine_close(chat->engine);
+    model_plan_close(&chat->plan);
     conversation_free(&chat->conversation);
     sampling_free(&chat->sampling);
 }
@@ -320,12 +324,15 @@ static int execute(struct chat *chat)
         return message_failed(command, &error);
     interrupt_watch(!chat_is_terminal(chat));
     greet(chat);
-    return talk(chat);
+    int exit_code = talk(chat);
+    model_plan_learn(&chat->plan, chat->session, command);
+    return exit_code;
 }
 
 int cmd_chat(int argc, char **argv)
 {
     struct chat chat = {.model.keeps_heat = true};
+    chat.model.plan = &chat.plan;
     sampling_begin(&chat.sampling);
     int code;
     if (parse(&chat, argc, argv, &code))

@@ -6,6 +6,7 @@
 #include "tools/json_out.h"
 #include "tools/message.h"
 #include "tools/model.h"
+#include "tools/model_plan.h"
 #include "tools/options.h"
 #include "tools/perplexity.h"
 #include "tools/progress.h"
@@ -33,7 +34,7 @@ static const char usage[] =
     "  --logits OUT        file to write the logits to\n"
     "  --compare REF       file of reference logits\n"
     "  --json              one JSON object\n"
-    "  -m, --model FILE    the same as MODEL\n" MODEL_USAGE
+    "  -m, --model FILE    the same as MODEL\n" MODEL_PLAN_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "Examples:\n"
     "  lode eval m.gguf -f wiki.test.raw --chunks 20\n"
@@ -41,6 +42,7 @@ static const char usage[] =
 
 struct eval {
     struct model_options model;
+    struct model_plan plan;
     const char *text_path, *tokens_path, *logits_path, *compare_path;
     uint32_t max_chunks;
     bool json;
@@ -80,6 +82,7 @@ static bool parse(struct eval *eval, int argc, char **argv, int *exit_code)
     const struct option options[] = {
         MODEL_OPTIONS(eval->model),
         SESSION_OPTIONS(eval->model),
+        MODEL_PLAN_OPTION(eval->plan),
         OPTION_IS_TEXT("file", 'f', &eval->text_path),
         OPTION_IS_COUNT("chunks", 0, &eval->max_chunks, 1, UINT32_MAX),
         OPTION_IS_TEXT("tokens", 0, &eval->tokens_path),
@@ -296,6 +299,7 @@ static void print_written(const struct eval *eval)
 static int eval_tokens(struct eval *eval, struct lode_error *error)
 {
     int code = ids_parse(&eval->ids, &eval->n_ids, &eval->input, vocab_of(eval), error);
+    eval->plan.prompt_tokens = (uint32_t)eval->n_ids; // checked against the context below
     if (code)
         return lode_fail_in(error, "%s", eval->tokens_path);
     code = check_context(eval, error);
@@ -326,6 +330,20 @@ static int eval_tokens(struct eval *eval, struct lode_error *error)
 // ---- the command
 // ---------------------------------------------------------------------------------------------
 
+// Prompts only. Logits of many tokens are beyond what a plan counts, so it predicts nothing here; and steps
+// of another size round otherwise, so that figures of two machines could not be compared. What is planned is
+// how the weights are read.
+static void plan_chunk(struct eval *eval)
+{
+    const size_t guess = eval->input.len / 4 + 1;
+    eval->plan.is_silent = eval->plan.keeps_batch = true;
+    eval->plan.generated_tokens = 1;
+    if (eval->text_path)
+        eval->plan.prompt_tokens = eval->model.context ? eval->model.context - 1 : DEFAULT_CHUNK - 1;
+    else
+        eval->plan.prompt_tokens = guess < UINT32_MAX ? (uint32_t)guess : UINT32_MAX;
+}
+
 static int execute(struct eval *eval)
 {
     interrupt_watch(true);
@@ -334,6 +352,7 @@ static int execute(struct eval *eval)
         return code;
     struct lode_error error = {0};
     code = text_read(&eval->input, eval->text_path ? eval->text_path : eval->tokens_path, &error);
+    plan_chunk(eval);
     if (!code)
         code = model_open(&eval->engine, &eval->model, command, &error);
     if (!code)
@@ -350,12 +369,14 @@ static void release(struct eval *eval)
     free(eval->ids);
     lode_session_close(eval->session);
     lode_engine_close(eval->engine);
+    model_plan_close(&eval->plan);
     text_free(&eval->input);
 }
 
 int cmd_eval(int argc, char **argv)
 {
     struct eval eval = {0};
+    eval.model.plan = &eval.plan;
     int code;
     if (parse(&eval, argc, argv, &code))
         code = execute(&eval);

@@ -2,14 +2,12 @@
 #include "tools/command.h"
 #include "tools/config_dir.h"
 #include "tools/interrupt.h"
+#include "tools/machine.h"
 #include "tools/message.h"
 #include "tools/model.h"
 #include "tools/options.h"
 #include "tools/probe_report.h"
-#include "tools/progress.h"
 #include "tools/text.h"
-
-#include "profiles/probe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -35,7 +33,7 @@ static const char usage[] =
     "  -o, --output FILE  write the profile to FILE, not to the user's configuration\n"
     "  --json             print the profile as JSON instead of the table\n"
     "  --show             print what is kept, and whether it is of this machine; measure nothing\n"
-    "  --forget           remove what is kept\n"
+    "  --forget [learned] remove what is kept, or only what runs have taught about it\n"
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (nothing is kept), 143 terminated.\n"
     "Examples:\n"
     "  lode probe -m gemma-4-26B-A4B-it-Q4_0.gguf\n"
@@ -46,7 +44,7 @@ struct command_probe {
     const char *drive, *model, *output;
     uint32_t threads;
     int isa;
-    struct progress progress;
+    const char *what;           // of --forget: NULL is all
     char path[MODEL_PATH_SIZE]; // of the profile
 };
 
@@ -64,6 +62,9 @@ static int check_usage(const struct command_probe *p)
                              p->show ? "--show" : "--forget");
     if (p->forget && p->json)
         return message_usage(command, "--forget shows nothing; leave out --json");
+    if (p->what && (!p->forget || strcmp(p->what, "learned") != 0))
+        return message_usage(command, "'%s' is one argument too many; after --forget there may be 'learned'",
+                             p->what);
     const char *empty = p->drive && !p->drive[0]     ? "--drive"
                         : p->model && !p->model[0]   ? "-m"
                         : p->output && !p->output[0] ? "-o"
@@ -88,7 +89,9 @@ static bool parse(struct command_probe *p, int argc, char **argv, int *exit_code
     struct option_parser parser = {.command = command,
                                    .usage = usage,
                                    .options = options,
-                                   .n_options = sizeof options / sizeof *options};
+                                   .n_options = sizeof options / sizeof *options,
+                                   .operands = &p->what,
+                                   .max_operands = 1};
     if (!options_parse(&parser, argc, argv, exit_code))
         return false;
     *exit_code = check_usage(p);
@@ -138,35 +141,56 @@ static int print_json(const struct command_probe *p)
 // ---- what is kept
 // --------------------------------------------------------------------------------------------
 
-static int show(const struct command_probe *p)
+static int show_machine(const struct command_probe *p, const struct machine *machine)
 {
-    struct lode_error error = {0};
-    struct machine_profile profile;
-    if (access(p->path, F_OK) != 0 && errno == ENOENT) {
+    if (machine->match == MACHINE_ABSENT) {
         message_note(command, "nothing is kept yet; lode probe writes %s", p->path);
         return EXIT_FAILED;
     }
-    if (machine_profile_read(&profile, p->path, &error))
-        return message_failed(command, &error);
-    char why[512];
-    bool same = false;
-    if (profile.origin == PROFILE_MEASURED && probe_recognise(&same, why, sizeof why, &profile, &error))
-        return message_failed(command, &error);
+    if (machine->match == MACHINE_DAMAGED) {
+        message_note(command, "%s", machine->why);
+        return EXIT_FAILED;
+    }
     if (p->json) {
         int code = print_json(p);
         if (code)
             return code;
     } else {
-        probe_report_print(&profile);
+        probe_report_print(machine->profile);
     }
     char printable[sizeof p->path];
     text_printable(printable, sizeof printable, p->path);
-    if (profile.origin != PROFILE_MEASURED)
+    if (machine->profile->origin != PROFILE_MEASURED)
         message_note(command, "%s was not measured on any machine", printable);
-    else if (same)
+    else if (machine->match == MACHINE_SAME)
         message_note(command, "%s is of this machine", printable);
     else
-        message_note(command, "%s is of another machine: %s", printable, why);
+        message_note(command, "%s is of another machine: %s", printable, machine->why);
+    return EXIT_OK;
+}
+
+static int show(const struct command_probe *p)
+{
+    struct lode_error error = {0};
+    struct machine machine;
+    int code = machine_open(&machine, p->path, NULL, &error);
+    code = code ? message_failed(command, &error) : show_machine(p, &machine);
+    machine_close(&machine);
+    return code;
+}
+
+static int forget_learned(const struct command_probe *p)
+{
+    struct lode_error error = {0};
+    bool forgotten = false;
+    if (access(p->path, F_OK) != 0 && errno == ENOENT)
+        message_note(command, "nothing is kept in %s", p->path);
+    else if (machine_forget_learned(&forgotten, p->path, &error))
+        return message_failed(command, &error);
+    else if (!forgotten)
+        message_note(command, "runs have taught nothing yet that is kept in %s", p->path);
+    else
+        printf("removed what runs have taught from %s\n", p->path);
     return EXIT_OK;
 }
 
@@ -187,19 +211,6 @@ static int forget(const struct command_probe *p)
 // ---- measuring
 // -----------------------------------------------------------------------------------------------
 
-static bool on_progress(void *user, const char *what, uint64_t done, uint64_t total)
-{
-    struct command_probe *p = user;
-    return progress_show(&p->progress, what, done, total);
-}
-
-static void on_note(void *user, const char *text)
-{
-    struct command_probe *p = user;
-    progress_end(&p->progress);
-    message_note(command, "%s", text);
-}
-
 // NULL: nothing was named and the current folder cannot be written.
 static const char *choose_drive(const struct command_probe *p)
 {
@@ -215,7 +226,7 @@ static const char *choose_drive(const struct command_probe *p)
     return NULL;
 }
 
-static int measure(struct command_probe *p)
+static int measure(const struct command_probe *p)
 {
     struct lode_error error = {0};
     struct machine_profile profile;
@@ -224,14 +235,9 @@ static int measure(struct command_probe *p)
                                                                 : PROBE_FULL,
                                           .threads = p->threads,
                                           .isa = p->isa ? model_isa_choices[p->isa] : NULL,
-                                          .drive_path = choose_drive(p),
-                                          .on_progress = on_progress,
-                                          .on_note = on_note,
-                                          .user = p};
+                                          .drive_path = choose_drive(p)};
     interrupt_watch(true);
-    progress_begin(&p->progress);
-    int code = probe_machine(&profile, &options, &error);
-    progress_end(&p->progress);
+    int code = machine_measure(&profile, command, &options, &error);
     if (!code)
         code = machine_profile_write(&profile, p->path, &error);
     if (code)
@@ -255,5 +261,7 @@ int cmd_probe(int argc, char **argv)
     code = find_path(&p);
     if (code)
         return code;
-    return p.show ? show(&p) : p.forget ? forget(&p) : measure(&p);
+    if (p.forget)
+        return p.what ? forget_learned(&p) : forget(&p);
+    return p.show ? show(&p) : measure(&p);
 }

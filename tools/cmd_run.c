@@ -7,6 +7,7 @@
 #include "tools/json_out.h"
 #include "tools/message.h"
 #include "tools/model.h"
+#include "tools/model_plan.h"
 #include "tools/options.h"
 #include "tools/reply.h"
 #include "tools/report.h"
@@ -32,12 +33,11 @@ static const char usage[] =
     "  --repeat-penalty X  --repeat-window N           of tokens in the last N (1, 0: all)\n"
     "  --seed N              repeat a run (random, told in the last line)\n"
     "  --logit-bias ID=X     add X to a token's logit, -inf bans it; may be repeated\n"
-    "  --ignore-eos          go on after the model's end\n"
-    "  --special             show control tokens in the text\n"
+    "  --ignore-eos  --special    go on after the model's end; show control tokens in the text\n"
     "  --no-special --no-bos special tokens in the prompt are plain text; no <bos> in front of it\n"
     "  --json                one JSON object with text, ids and figures instead of streamed text\n"
     "  --stats FILE          write the figures as JSON\n"
-    "  --explain-stalls      at the end, what the slowest tokens waited for\n" MODEL_USAGE
+    "  --explain-stalls      at the end, what the slowest tokens waited for\n" MODEL_PLAN_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C), 143 terminated.\n"
     "Examples:\n"
     "  lode run -p 'Once upon a time' -n 100 --temp 0\n"
@@ -46,6 +46,7 @@ static const char usage[] =
 
 struct run {
     struct model_options model;
+    struct model_plan plan;
     struct sampling_options sampling;
     const char *prompt_text, *prompt_path, *system, *stats_path;
     uint32_t max_tokens;
@@ -85,6 +86,7 @@ static bool parse(struct run *run, int argc, char **argv, int *exit_code)
         MODEL_OPTIONS(run->model),
         SESSION_OPTIONS(run->model),
         SAMPLING_OPTIONS(run->sampling),
+        MODEL_PLAN_OPTION(run->plan),
         {.name = "prompt",
          .letter = 'p',
          .kind = OPTION_TEXT,
@@ -188,14 +190,19 @@ static int settle_context(const struct run *run, uint32_t *out, struct lode_erro
 // ---- generating
 // ----------------------------------------------------------------------------------------------
 
+// A token of the prompt is some four bytes; how many it has is known when the model is open.
 static int open_all(struct run *run, struct lode_error *error)
 {
+    const size_t guess = run->prompt.len / 4 + 1;
+    run->plan.prompt_tokens = guess < UINT32_MAX ? (uint32_t)guess : UINT32_MAX;
+    run->plan.generated_tokens = run->max_tokens;
     int code = model_open(&run->engine, &run->model, command, error);
     if (!code)
         code = encode_prompt(run, error);
     uint32_t context = 0;
     if (!code)
         code = settle_context(run, &context, error);
+    run->plan.prompt_tokens = (uint32_t)run->n_ids;
     if (!code)
         code = model_session_open(&run->session, run->engine, &run->model, context, error);
     if (!code && !reply_begin(&run->reply, lode_session_context(run->session), !run->json, run->json))
@@ -205,6 +212,7 @@ static int open_all(struct run *run, struct lode_error *error)
 
 static int generate(struct run *run, struct lode_error *error)
 {
+    prediction_begin_turn(&run->plan.prediction, run->session);
     int code = model_feed(run->session, run->ids, run->n_ids, error);
     if (code == LODE_ERR_CANCELLED) { // an end like that of a generation: the figures are still told
         run->stop = LODE_STOP_CALLER;
@@ -236,6 +244,7 @@ static struct report make_report(const struct run *run)
                            .session = run->session,
                            .seed = run->sampling.sampling.seed,
                            .stop = run->stop,
+                           .prediction = &run->plan.prediction,
                            .interrupted = interrupt_pending()};
 }
 
@@ -263,6 +272,8 @@ static int write_stats(struct run *run, const struct report *report)
 
 static int tell_results(struct run *run)
 {
+    const bool stopped = run->stop == LODE_STOP_CALLER || interrupt_pending();
+    prediction_end_turn(&run->plan.prediction, run->session, stopped);
     const struct report report = make_report(run);
     if (run->json)
         print_json(run, &report);
@@ -270,6 +281,7 @@ static int tell_results(struct run *run)
     if (run->explain_stalls)
         stalls_explain(command, run->session);
     report_line(command, &report);
+    model_plan_learn(&run->plan, run->session, command);
     if (reply_tell_failure(&run->reply, command))
         code = EXIT_FAILED;
     return report.interrupted ? interrupt_exit_code() : code;
@@ -283,6 +295,7 @@ static void release(struct run *run)
     free(run->ids);
     lode_session_close(run->session);
     lode_engine_close(run->engine);
+    model_plan_close(&run->plan);
     text_free(&run->prompt);
     sampling_free(&run->sampling);
 }
@@ -306,6 +319,7 @@ static int execute(struct run *run)
 int cmd_run(int argc, char **argv)
 {
     struct run run = {.model.keeps_heat = true, .max_tokens = 256};
+    run.model.plan = &run.plan;
     sampling_begin(&run.sampling);
     int code;
     if (parse(&run, argc, argv, &code))

@@ -18,9 +18,9 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    {"run", cmd_run},     {"chat", cmd_chat},   {"info", cmd_info},         {"heat", cmd_heat},
-    {"probe", cmd_probe}, {"plan", cmd_plan},   {"tokenize", cmd_tokenize}, {"eval", cmd_eval},
-    {"bench", cmd_bench}, {"synth", cmd_synth},
+    {"run", cmd_run},     {"chat", cmd_chat},   {"info", cmd_info},   {"heat", cmd_heat},
+    {"probe", cmd_probe}, {"plan", cmd_plan},   {"tune", cmd_tune},   {"tokenize", cmd_tokenize},
+    {"eval", cmd_eval},   {"bench", cmd_bench}, {"synth", cmd_synth},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 
@@ -35,6 +35,7 @@ static const char usage[] =
     "  heat       show which experts earlier runs have chosen most\n"
     "  probe      measure the machine, for planning\n"
     "  plan       say how fast a model would be on a machine, and what lies where\n"
+    "  tune       find the settings that are fastest on this machine, and keep them\n"
     "  tokenize   text to token ids, and back\n"
     "  eval       measure perplexity, write or compare logits\n"
     "  bench      measure prefill and decode speed\n"

@@ -4,6 +4,8 @@
 #include "tools/cache_dir.h"
 #include "tools/interrupt.h"
 #include "tools/message.h"
+#include "tools/model_plan.h"
+#include "tools/tuned.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -81,7 +83,7 @@ static bool was_told(struct model_listener *listener, const char *text)
 static void on_note(void *user, const char *text)
 {
     struct model_listener *listener = user;
-    if (was_told(listener, text))
+    if (listener->quiet || was_told(listener, text))
         return;
     progress_end(&listener->progress); // or the note would stand behind the bar
     message_note(listener->command, "%s", text);
@@ -100,23 +102,45 @@ static struct lode_engine_options engine_options(struct model_options *options)
     engine.io = options->io == 0 ? NULL : model_io_choices[options->io];
     engine.mirror = options->mirror;
     engine.no_prefetch = options->no_prefetch;
+    engine.prefetch_ranks = options->prefetch_ranks;
+    engine.queue_depth = options->queue_depth;
+    engine.ring_bytes = options->ring_bytes;
     engine.no_repack = options->no_repack;
     engine.cold = options->cold;
-    if (options->keeps_heat && !options->cold && cache_dir_heat(options->heat_dir, sizeof options->heat_dir))
-        engine.heat_dir = options->heat_dir;
+    engine.heat_dir = options->heat_dir[0] ? options->heat_dir : NULL;
     engine.on_progress = on_progress;
     engine.on_note = on_note;
     engine.user = &options->listener;
     return engine;
 }
 
+static void find_heat(struct model_options *options)
+{
+    if (!options->keeps_heat || options->cold || !cache_dir_heat(options->heat_dir, sizeof options->heat_dir))
+        options->heat_dir[0] = '\0';
+}
+
+// What the command line leaves open is as it was tuned, and what that leaves open as it is planned.
+static int settle_open(struct model_options *options, const char *command, struct lode_error *error)
+{
+    if (!options->plan || options->plan->mode == MODEL_PLAN_OFF)
+        return LODE_OK;
+    tuned_apply(options, command);
+    return model_plan_begin(options, command, error);
+}
+
 int model_open(struct lode_engine **out, struct model_options *options, const char *command,
                struct lode_error *error)
 {
-    options->listener = (struct model_listener){.command = command};
+    options->listener = (struct model_listener){.command = command, .quiet = options->quiet};
+    *out = NULL;
+    find_heat(options);
+    int code = settle_open(options, command, error);
+    if (code)
+        return code;
     const struct lode_engine_options engine = engine_options(options);
     progress_begin(&options->listener.progress);
-    int code = lode_engine_open(out, options->path, &engine, error);
+    code = lode_engine_open(out, options->path, &engine, error);
     progress_end(&options->listener.progress);
     return code;
 }
@@ -130,13 +154,21 @@ static bool keep_going(void *user)
 int model_session_open(struct lode_session **out, struct lode_engine *engine, struct model_options *options,
                        uint32_t context, struct lode_error *error)
 {
-    const struct lode_session_options session = {.context = context,
-                                                 .batch = options->batch,
-                                                 .kv = (enum lode_kv_type)options->kv,
-                                                 .keep_going = keep_going};
+    model_plan_settle(options, context);
+    struct lode_session_options session = {.context = context,
+                                           .batch = options->batch,
+                                           .kv = (enum lode_kv_type)options->kv,
+                                           .keep_going = keep_going};
     progress_begin(&options->listener.progress);
     int code = lode_session_open(out, engine, &session, error);
+    if (code == LODE_ERR_MEMORY &&
+        options->batch_is_tuned) { // this context is longer than that which it was tuned for
+        session.batch = options->batch = 0;
+        code = lode_session_open(out, engine, &session, error);
+    }
     progress_end(&options->listener.progress);
+    if (!code)
+        model_plan_tell(options, options->listener.command, lode_session_context(*out));
     return code;
 }
 

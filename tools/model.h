@@ -16,6 +16,7 @@ enum { MODEL_LEAST_RAM_BYTES = 64 << 20, MODEL_NOTES = 32, MODEL_PATH_SIZE = 409
 struct model_listener {
     const char *command;
     struct progress progress;
+    bool quiet;
     uint64_t told[MODEL_NOTES]; // hashes of the notes
     size_t n_told;
 };
@@ -27,7 +28,14 @@ struct model_options {
     uint64_t ram_bytes; // 0: what the machine has
     const char *policy, *mirror;
     bool no_prefetch, no_repack, cold;
+    uint32_t prefetch_ranks, queue_depth; // 0: the engine's own; these and ring_bytes
+    uint64_t ring_bytes;
     bool keeps_heat; // of the command, not of the command line
+    bool quiet;      // likewise: the engine's notes are not told
+    // The batch is not the command line's, but of earlier measurements or a plan: where it does not fit, the
+    // default does.
+    bool batch_is_tuned;
+    struct model_plan *plan; // NULL: the command runs as the command line says, not as planned or tuned
 
     struct model_listener listener;
     char heat_dir[MODEL_PATH_SIZE];
@@ -42,10 +50,12 @@ extern const char *const model_io_choices[];
     OPTION_IS_TEXT("model", 'm', &(m).path), OPTION_IS_COUNT("threads", 't', &(m).threads, 1, 1024),         \
         OPTION_IS_CHOICE("isa", &(m).isa, model_isa_choices),                                                \
         OPTION_IS_BYTES("ram", &(m).ram_bytes, MODEL_LEAST_RAM_BYTES),                                       \
-        OPTION_IS_NAME("policy", &(m).policy, lode_policy_name),                                             \
+        OPTION_IS_PLUGIN("policy", &(m).policy, lode_policy_name, ".so"),                                    \
         OPTION_IS_CHOICE("io", &(m).io, model_io_choices), OPTION_IS_TEXT("mirror", 0, &(m).mirror),         \
         OPTION_IS_FLAG("no-prefetch", 0, &(m).no_prefetch), OPTION_IS_FLAG("cold", 0, &(m).cold),            \
-        OPTION_IS_FLAG("no-repack", 0, &(m).no_repack)
+        OPTION_IS_COUNT("prefetch-ranks", 0, &(m).prefetch_ranks, 1, 4096),                                  \
+        OPTION_IS_COUNT("queue-depth", 0, &(m).queue_depth, 1, 256),                                         \
+        OPTION_IS_BYTES("ring", &(m).ring_bytes, 4096), OPTION_IS_FLAG("no-repack", 0, &(m).no_repack)
 #define SESSION_OPTIONS(m)                                                                                   \
     OPTION_IS_COUNT("context", 'c', &(m).context, 1, 16 << 20),                                              \
         OPTION_IS_COUNT("batch", 'b', &(m).batch, 1, 64 << 10),                                              \
@@ -53,15 +63,16 @@ extern const char *const model_io_choices[];
 
 // How the help pages tell of both.
 #define MODEL_USAGE                                                                                          \
-    "  --ram SIZE|auto       ceiling for all memory, as 8G; weights beyond it are read when needed\n"        \
-    "  --policy NAME|help  --io auto|uring|threads  --mirror FILE  --no-prefetch  --cold  --no-repack\n"     \
-    "  -t, --threads N  --isa auto|portable|avx2|avx2-vnni|avx512|amx  -b, --batch N  --kv f16|q8_0|f32\n"
+    "  --ram SIZE|auto  ceiling for all memory; reading what is beyond: --ring SIZE  --queue-depth N\n"      \
+    "  --policy NAME|help  --io auto|uring|threads  --mirror FILE --no-prefetch --prefetch-ranks N --cold\n" \
+    "  -t, --threads N  --isa auto|avx2|avx512|…  -b, --batch N  --kv f16|q8_0|f32  --no-repack\n"
 
 // Settles which model file is meant: the option or operand if given, $LODE_MODEL, else the demo model, of
 // which a note tells. Returns the exit code; the path is valid as long as the program.
 int model_find(struct model_options *options, const char *command);
 
-// Opens the model. The options must outlive the engine. Returns a lode_code.
+// Opens the model, as planned where the command plans (model_plan.h). The options must outlive the engine.
+// Returns a lode_code.
 int model_open(struct lode_engine **out, struct model_options *options, const char *command,
                struct lode_error *error);
 

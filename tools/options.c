@@ -201,8 +201,18 @@ static bool parse_choice(const struct option *option, const char *text, char *re
     return false;
 }
 
+static bool is_path(const char *text, const char *path_end)
+{
+    const size_t length = strlen(text), end = strlen(path_end);
+    return strchr(text, '/') || (length > end && strcmp(text + length - end, path_end) == 0);
+}
+
 static bool parse_name(const struct option *option, const char *text, char *reason, size_t capacity)
 {
+    if (option->path_end && is_path(text, option->path_end)) {
+        *(const char **)option->target = text;
+        return true;
+    }
     size_t used = (size_t)snprintf(reason, capacity, "must be one of");
     const char *name, *summary;
     for (size_t i = 0; (name = option->name_at(i, &summary)) && used < capacity; i++) {
@@ -212,6 +222,8 @@ static bool parse_name(const struct option *option, const char *text, char *reas
         }
         used += (size_t)snprintf(reason + used, capacity - used, "%s %s", i ? "," : "", name);
     }
+    if (option->path_end && used < capacity)
+        snprintf(reason + used, capacity - used, ", or a file ending in %s", option->path_end);
     return false;
 }
 

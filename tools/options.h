@@ -19,7 +19,7 @@ enum option_kind {
     OPTION_BYTES, // target: uint64_t, at least `min`: 8G, 8.5GiB, 800M, plain bytes (K to T, binary); auto is
                   // 0
     OPTION_CHOICE, // target: int, the index in `choices`
-    OPTION_NAME,   // target: const char *, one of `name_at`; help lists them and ends the program
+    OPTION_NAME,   // target: const char *, one of `name_at`, or a path; help lists them and ends the program
     OPTION_CALL,   // `parse` stores the value where it wants
 };
 
@@ -31,6 +31,7 @@ struct option {
     double min, max;
     const char *const *choices;                                     // ends with NULL
     const char *(*name_at)(size_t index, const char **out_summary); // NULL beyond the last
+    const char *path_end; // OPTION_NAME: what has a '/' in it, or ends like this, is a path; NULL: no paths
     // Returns false and writes the reason, which follows "--name VALUE: ".
     bool (*parse)(void *target, const char *value, char *reason, size_t capacity);
     bool *given; // set when the option occurs; may be NULL
@@ -65,6 +66,10 @@ struct option {
 #define OPTION_IS_NAME(long_name, pointer, names)                                                            \
     {                                                                                                        \
         .name = (long_name), .kind = OPTION_NAME, .target = (pointer), .name_at = (names)                    \
+    }
+#define OPTION_IS_PLUGIN(long_name, pointer, names, end)                                                     \
+    {                                                                                                        \
+        .name = (long_name), .kind = OPTION_NAME, .target = (pointer), .name_at = (names), .path_end = (end) \
     }
 
 struct option_parser {

@@ -4,9 +4,12 @@
 
 #include "core/lode.h"
 
-void plan_report_text(const struct lode_plan *plan, const char *kv);
+#include <stdio.h>
 
-// 0, or -1 when it could not be written.
-int plan_report_json(const struct lode_plan *plan, const char *kv);
+// `kv` is the name of the KV cache's type.
+void plan_report_text(FILE *out, const struct lode_plan *plan, const char *kv);
+
+// One line. 0, or -1 when it could not be written.
+int plan_report_json(FILE *out, const struct lode_plan *plan, const char *kv);
 
 #endif

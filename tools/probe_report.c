@@ -1,4 +1,5 @@
-// What `lode probe` prints: the machine, then a line for each curve, "x: y" for each point.
+// What `lode probe` prints: the machine, then a line for each curve, "x: y" for each point, and what runs
+// have taught since.
 #include "tools/probe_report.h"
 
 #include "tools/text.h"
@@ -109,6 +110,28 @@ static void print_interference(const struct machine_profile *profile)
                        100 * profile->interference[i][j]);
 }
 
+static void print_learned(const struct profile_learned learned[PROFILE_PARTS])
+{
+    static const char *const names[PROFILE_PARTS] = {
+        [PROFILE_PART_KERNELS_DECODE] = "products, decode",
+        [PROFILE_PART_KERNELS_PREFILL] = "products, prefill",
+        [PROFILE_PART_ATTENTION_DECODE] = "attention, decode",
+        [PROFILE_PART_ATTENTION_PREFILL] = "attention, prefill",
+        [PROFILE_PART_OPERATIONS] = "small operations",
+        [PROFILE_PART_DRIVE] = "waiting for the drive",
+    };
+    bool any = false;
+    for (int part = 0; part < PROFILE_PARTS; part++) {
+        if (!learned[part].runs)
+            continue;
+        if (!any)
+            printf("\nlearned from runs, times the time by these figures\n");
+        any = true;
+        printf("  %-21s  %.3f  (%u run%s)\n", names[part], learned[part].factor, learned[part].runs,
+               learned[part].runs == 1 ? "" : "s");
+    }
+}
+
 void probe_report_print(const struct machine_profile *profile)
 {
     static const char *const origins[] = {"measured", "estimated", "described"};
@@ -130,6 +153,7 @@ void probe_report_print(const struct machine_profile *profile)
     for (uint32_t i = 0; i < profile->n_drives; i++)
         print_drive(&profile->drives[i], &notation);
     print_interference(profile);
+    print_learned(profile->learned);
     if (notation.any_wide)
         printf("~ the middle half of the repeats lies more than %.0f%% apart\n", 100 * WIDE_SPREAD);
 }

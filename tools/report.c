@@ -71,6 +71,17 @@ static void tell_offload(const char *command, const struct lode_stats *stats,
                  mb, 100 * offload->stall_share, peak);
 }
 
+// " (predicted 9.8)", or nothing where nothing was predicted.
+static const char *predicted(char out[32], const struct report *report, bool decode)
+{
+    const struct prediction *p = report->prediction;
+    const double rate = !p || !p->plan ? 0 : prediction_rate(decode ? &p->decode : &p->prefill);
+    out[0] = '\0';
+    if (rate > 0)
+        snprintf(out, 32, " (predicted %.1f)", rate);
+    return out;
+}
+
 void report_line(const char *command, const struct report *report)
 {
     struct lode_stats stats;
@@ -79,16 +90,16 @@ void report_line(const char *command, const struct report *report)
     lode_session_offload(report->session, &offload);
     if (offload.offloaded)
         tell_offload(command, &stats, &offload);
-    char memory[TEXT_NUMBER_SIZE];
-    message_note(command,
-                 "prefill %" PRIu64 " tokens at %.1f tok/s, decode %" PRIu64
-                 " at %.1f tok/s, TTFT %.0f ms, %s%s"
-                 "%u %s, %s, seed %" PRIu64 ", %s",
-                 stats.prompt_tokens, stats.prefill_tok_s, stats.generated_tokens, stats.decode_tok_s,
-                 stats.ttft_s * 1e3, offload.offloaded ? "" : text_bytes(memory, stats.peak_rss_bytes),
-                 offload.offloaded ? "" : ", ", lode_engine_threads(report->engine),
-                 lode_engine_threads(report->engine) == 1 ? "thread" : "threads",
-                 lode_engine_isa(report->engine), report->seed, stop_in_words(report));
+    char memory[TEXT_NUMBER_SIZE], prefill[32], decode[32];
+    message_note(
+        command,
+        "prefill %" PRIu64 " tokens at %.1f tok/s%s, decode %" PRIu64 " at %.1f tok/s%s, TTFT %.0f ms, %s%s"
+        "%u %s, %s, seed %" PRIu64 ", %s",
+        stats.prompt_tokens, stats.prefill_tok_s, predicted(prefill, report, false), stats.generated_tokens,
+        stats.decode_tok_s, predicted(decode, report, true), stats.ttft_s * 1e3,
+        offload.offloaded ? "" : text_bytes(memory, stats.peak_rss_bytes), offload.offloaded ? "" : ", ",
+        lode_engine_threads(report->engine), lode_engine_threads(report->engine) == 1 ? "thread" : "threads",
+        lode_engine_isa(report->engine), report->seed, stop_in_words(report));
 }
 
 static void add_number(json_t *object, const char *name, double value)
@@ -203,5 +214,7 @@ json_t *report_json(const struct report *report)
     add_count(object, "context", lode_session_context(report->session));
     add_count(object, "seed", report->seed);
     add_offload(object, report);
+    json_object_set_new(object, "predicted", prediction_json(report->prediction));
+    json_object_set_new(object, "measured_parts", prediction_measured_json(&stats));
     return object;
 }

@@ -1,9 +1,10 @@
 // How a generation went: the line at the end, with another before it when weights were read from the files
-// meanwhile, and the same as JSON.
+// meanwhile, what was predicted of it, and the same as JSON.
 #ifndef LODE_TOOLS_REPORT_H
 #define LODE_TOOLS_REPORT_H
 
 #include "core/lode.h"
+#include "tools/prediction.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -15,7 +16,8 @@ struct report {
     const struct lode_session *session;
     uint64_t seed;
     enum lode_stop stop;
-    bool interrupted; // the caller's stop was Ctrl-C or SIGTERM
+    bool interrupted;                    // the caller's stop was Ctrl-C or SIGTERM
+    const struct prediction *prediction; // NULL, or one without a plan: nothing was predicted
 };
 
 const char *report_stop(const struct report *report); // "end", "length", "context", "interrupted", "output"
