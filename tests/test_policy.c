@@ -70,7 +70,8 @@ static uint32_t random_below(uint64_t *state, uint32_t end)
 
 Test(policy, finds_every_one_by_name_and_begins_with_heat)
 {
-    static const char *const names[] = {"heat", "lfu", "lfru", "layer-lru", "lru", "static"};
+    static const char *const names[] = {"heat",      "lfu",         "window-lfu", "lfru",  "mrs",
+                                        "layer-lru", "least-stale", "lru",        "static"};
     size_t n = 0;
     for (; policy_table[n]; n++) {
         cr_assert_eq(policy_find(policy_table[n]->name), policy_table[n]);
@@ -428,6 +429,165 @@ Test(policy, heat_follows_a_change_of_topic)
     close_policy(policy);
 }
 
+Test(policy, window_lfu_counts_by_blocks_of_32_tokens_and_keeps_four)
+{
+    struct policy *policy = open_policy("window-lfu", NULL);
+    for (uint32_t i = 0; i < 6; i++)
+        choose_alone(policy, 0);
+    for (uint32_t i = 0; i < 5; i++)
+        choose_alone(policy, 1);
+    for (uint32_t i = 0; i < 5; i++)
+        choose_alone(policy, 2);
+    cr_assert_eq((uint32_t)policy->score[0], 6);
+    cr_assert_gt(policy->score[0], policy->score[2]);
+    cr_assert_gt(policy->score[2], policy->score[1], "equal counts: the later one");
+    idle(policy, 32 - 16); // the block is full
+    choose_alone(policy, 1);
+    choose_alone(policy, 1);
+    cr_assert_eq((uint32_t)policy->score[1], 7);
+    idle(policy, 3 * 32 - 2 - 1);
+    cr_assert_eq((uint32_t)policy->score[0], 6, "a token before its block leaves");
+    idle(policy, 1);
+    cr_assert_eq((uint32_t)policy->score[0], 0);
+    cr_assert_eq((uint32_t)policy->score[1], 2, "what the second block counted");
+    cr_assert_gt(policy->score[0], policy->score[3], "once used over never used");
+    choose(policy, 4, 100);
+    cr_assert_eq((uint32_t)policy->score[4], 10, "of a prompt the root");
+    close_policy(policy);
+}
+
+Test(policy, least_stale_counts_passes_of_the_own_layer)
+{
+    struct policy *policy = open_policy("least-stale", NULL);
+    enum { A0, B0, A1 = EXPERTS, B1, A2 = 2 * EXPERTS, A3 = 3 * EXPERTS }; // experts of layers 0 to 3
+    choose(policy, A0, 1);
+    choose(policy, B0, 1);
+    choose(policy, A1, 1);
+    choose(policy, B1, 1);
+    choose(policy, A2, 1);
+    choose(policy, A3, 1);
+    end_pass(policy, 1);
+    // The second pass is in layer 1: A0 and A1 were chosen again, B0 and B1 not; layers 2 and 3 are to come.
+    choose(policy, A0, 1);
+    choose(policy, A1, 1);
+    cr_assert_lt(policy->score[A1], policy->score[A2], "what lies ahead is kept for its layer");
+    cr_assert_lt(policy->score[A2], policy->score[A3], "the last layer longest");
+    cr_assert_lt(policy->score[B0], policy->score[A2], "passed over");
+    cr_assert_lt(policy->score[B1], policy->score[A2]);
+    choose(policy, A2, 1);
+    choose(policy, A3, 1);
+    end_pass(policy, 1);
+    for (uint32_t fresh = A0; fresh < UNITS; fresh += EXPERTS) {
+        cr_assert_lt(policy->score[B0], policy->score[fresh], "two passes old over one");
+        cr_assert_lt(policy->score[B1], policy->score[fresh]);
+    }
+    cr_assert_lt(policy->score[B0], policy->score[B1]);
+    // The score is layers * (pass of the last use) + layer.
+    cr_assert_float_eq(policy->score[A3] - policy->score[A0], 3, 1e-12);
+    cr_assert_float_eq(policy->score[A0] - policy->score[B0], LAYERS, 1e-12);
+    close_policy(policy);
+}
+
+Test(policy, least_stale_lets_a_cancelled_pass_count_with_the_next)
+{
+    struct policy *policy = open_policy("least-stale", NULL);
+    choose_alone(policy, 0);
+    choose(policy, 1, 1); // given up
+    end_pass(policy, 0);
+    choose(policy, 2, 1);
+    end_pass(policy, 1);
+    cr_assert_eq(policy->score[1], policy->score[2]);
+    cr_assert_lt(policy->score[0], policy->score[1]);
+    close_policy(policy);
+}
+
+// The rule of the head comment of policy_mrs.c as it stands there: each token fades all scores and adds.
+struct mrs_rule {
+    double score[UNITS];
+};
+
+static void tell(struct policy *policy, uint32_t unit, uint32_t n_tokens, float weight)
+{
+    policy->ops->scored(policy, unit, weight);
+    choose(policy, unit, n_tokens);
+}
+
+Test(policy, mrs_keeps_a_moving_mean_of_the_weights)
+{
+    struct mrs_rule rule = {0};
+    struct policy *policy = open_policy("mrs", NULL);
+    uint64_t state = 21;
+    for (uint32_t u = 0; u < UNITS; u++)
+        rule.score[u] = 1e-9;
+    for (uint32_t pass = 0; pass < 200; pass++) {
+        const uint32_t n_tokens = pass % 40 ? 1 : 25; // damped to 5
+        for (uint32_t k = 0; k < LAYERS * USED; k++) {
+            const uint32_t unit = k * 8 + random_below(&state, 8), n = 1 + random_below(&state, n_tokens);
+            const float weight = (float)(1 + random_below(&state, 1000)) / 1000;
+            tell(policy, unit, n, weight);
+            rule.score[unit] += 0.05 * (double)weight / n * sqrt(n);
+        }
+        for (uint32_t u = 1; u < UNITS; u++)
+            cr_assert_float_eq(policy->score[u] - policy->score[0], log(rule.score[u]) - log(rule.score[0]),
+                               1e-6, "pass %u, unit %u", pass, u);
+        end_pass(policy, n_tokens);
+        for (uint32_t u = 0; u < UNITS; u++)
+            rule.score[u] *= pow(1 - 0.05, sqrt(n_tokens));
+    }
+    close_policy(policy);
+}
+
+Test(policy, mrs_by_hand)
+{
+    struct policy *policy = open_policy("mrs", NULL);
+    tell(policy, 0, 1, 0.75f); // S = 0.05 * 0.75
+    tell(policy, 1, 1, 0.25f);
+    end_pass(policy, 1);
+    cr_assert_float_eq(policy->score[0] - policy->score[1], log(3), 1e-6);
+    tell(policy, 1, 1, 0.5f); // S = 0.95 * 0.05 * 0.25 + 0.05 * 0.5 = 0.036875, and unit 0 has 0.035625
+    cr_assert_float_eq(policy->score[1] - policy->score[0], log(0.036875 / 0.035625), 1e-6);
+    end_pass(policy, 1);
+    close_policy(policy);
+}
+
+Test(policy, mrs_ranks_by_weight_where_the_choices_are_alike)
+{
+    struct policy *policy = open_policy("mrs", NULL);
+    for (uint32_t i = 0; i < 50; i++) {
+        tell(policy, 0, 1, 0.7f);
+        tell(policy, 1, 1, 0.3f);
+        end_pass(policy, 1);
+    }
+    cr_assert_gt(policy->score[0], policy->score[1]);
+    choose(policy, 2, 1); // weights unknown: 1/k, a half
+    tell(policy, 3, 1, 0.5f);
+    cr_assert_float_eq(policy->score[2], policy->score[3], 1e-6);
+    tell(policy, 4, 1, NAN);
+    tell(policy, 5, 1, -1);
+    tell(policy, 6, 1, INFINITY);
+    for (uint32_t u = 0; u < UNITS; u++)
+        cr_assert(isfinite(policy->score[u]), "unit %u", u);
+    close_policy(policy);
+}
+
+Test(policy, mrs_takes_a_weight_for_the_choice_that_it_was_told_for)
+{
+    struct policy *policy = open_policy("mrs", NULL), *in_turn = open_policy("mrs", NULL);
+    for (uint32_t i = 0; i < 10; i++) {
+        for (uint32_t u = 0; u < USED; u++) // all weights of a layer, then all choices, as the residency does
+            policy->ops->scored(policy, u, 0.1f + 0.3f * (float)u);
+        for (uint32_t u = 0; u < USED; u++) {
+            choose(policy, u, 1);
+            tell(in_turn, u, 1, 0.1f + 0.3f * (float)u);
+        }
+        end_pass(policy, 1);
+        end_pass(in_turn, 1);
+    }
+    cr_assert_arr_eq(policy->score, in_turn->score, sizeof(double[UNITS]));
+    close_policy(policy);
+    close_policy(in_turn);
+}
+
 // ---- a pool below one token's working set
 // --------------------------------------------------------------------
 
@@ -478,4 +638,7 @@ Test(policy, frequency_hits_where_a_global_lru_cannot)
     cr_assert_gt(count_hits("heat"), all / 4, "%u of %u", count_hits("heat"), all);
     cr_assert_gt(count_hits("lfu"), all / 4, "%u of %u", count_hits("lfu"), all);
     cr_assert_gt(count_hits("lfru"), all / 4, "%u of %u", count_hits("lfru"), all);
+    cr_assert_gt(count_hits("window-lfu"), all / 4, "%u of %u", count_hits("window-lfu"), all);
+    cr_assert_gt(count_hits("mrs"), all / 4, "%u of %u", count_hits("mrs"), all);
+    cr_assert_gt(count_hits("least-stale"), all / 4, "%u of %u", count_hits("least-stale"), all);
 }
