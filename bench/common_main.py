@@ -1,4 +1,4 @@
-"""What the benchmarks' programs have in common: a number on the command line, the first lines of provenance, files
+"""What the benchmarks' programs have in common: numbers on the command line, the first lines of provenance, files
 of results, and an end that cleans up whatever ends them."""
 
 import argparse
@@ -27,6 +27,18 @@ def positive(kind):
             raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
         return value
     return parse
+
+
+def counts(text):
+    """256,4K into [256, 4096]."""
+    values = []
+    for word in text.split(","):
+        number = word.strip().upper()
+        scale = 1024 if number.endswith("K") else 1
+        if not number.rstrip("K").isdigit():
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of counts such as 512,4K")
+        values.append(int(number.rstrip("K")) * scale)
+    return sorted(set(values))
 
 
 def say(text):
