@@ -129,7 +129,14 @@ static int open_policy(struct pool *pool, struct lode_error *error)
         .used_per_pass = n_moe_layers * options->used_per_layer,
         .heat = has_heat(pool) ? options->heat->mean : NULL,
     };
-    return options->policy->open(&pool->policy, &setup, error);
+    struct lode_error cause = {0};
+    const int code = options->policy->open(&pool->policy, &setup, &cause);
+    if (code && !cause.text[0]) // a shared object's author may have forgotten it
+        return lode_fail(error, code, "the policy '%s' does not open and does not say why",
+                         options->policy->name);
+    if (code && error)
+        *error = cause;
+    return code;
 }
 
 struct ranked {
