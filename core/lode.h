@@ -264,7 +264,8 @@ struct lode_plan_options {
     bool no_prefetch;     // as there; and ring_bytes
     uint64_t ring_bytes;
     bool no_gpu;         // GPUs of the profile are left out
-    uint64_t vram_bytes; // ceiling of each GPU; 0: what it has, but for the headroom of a display
+    uint64_t vram_bytes; // ceiling of each GPU, of which there must be one; 0: its memory less a part for a
+                         // display
     double drive_gbps;   // instead of the profile's drives: one that reads so fast in sequence; 0: theirs
     // The turn that is planned for: so many tokens of a prompt, then so many generated. 0: 512 and 128.
     uint32_t prompt_tokens, generated_tokens;

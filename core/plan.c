@@ -109,6 +109,8 @@ static int open_machine(struct subject *s, struct planner *p, struct lode_error 
                              : machine_profile_read(s->profile, o->machine_file, error);
     if (rc)
         return rc;
+    if (o->vram_bytes && !s->profile->n_gpus)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "a ceiling for GPUs, but %s has none", s->profile->name);
     if (o->drive_gbps > 0)
         replace_drives(s->profile, o->drive_gbps);
     struct lode_plan *plan = p->plan;

@@ -117,8 +117,8 @@ Test(plan_report, tells_speed_and_advice)
     expect_in(text, "\n  a drive of PCIe 4.0: 6.1 -> 8.9 tok/s (+46%), prefill 147.4 -> 301.5 (+105%)\n");
     expect_in(text, "\n  a KV cache of q8_0: 6.1 -> 6.4 tok/s (+5%); changes the answers\n");
     expect_in(text, "\nconsidered and refused (4 of 6)\n");
-    expect_in(text, "\n  whole layers on the GPU (8 of 30)               0.42 tok/s, a turn +60%\n");
-    expect_in(text, "\n  everything in RAM                           does not fit\n");
+    expect_in(text, "\n  whole layers on the GPU (8 of 30)             0.42 tok/s, turn +60%\n");
+    expect_in(text, "\n  everything in RAM                          does not fit\n");
     expect_in(text, "\nwarning: the profile has no kernel figures for Q5_K: ");
     free(text);
     plan_fixture_free(&plan);

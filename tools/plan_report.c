@@ -291,9 +291,9 @@ static void print_refused(FILE *out, const struct lode_plan *plan)
     for (uint32_t i = 0; i < n_shown; i++) {
         const struct lode_plan_refused *refused = &plan->refused[i];
         char what[128], rate[TEXT_NUMBER_SIZE];
-        fprintf(out, "  %-*s  ", width, text_printable(what, sizeof what, refused->what));
+        fprintf(out, "  %-*s ", width, text_printable(what, sizeof what, refused->what));
         if (refused->fits)
-            fprintf(out, "%8s tok/s, a turn +%.*f%%\n", rate_text(rate, refused->decode_tok_s),
+            fprintf(out, "%7s tok/s, turn +%.*f%%\n", rate_text(rate, refused->decode_tok_s),
                     refused->turn_longer < 0.1 ? 1 : 0, 100 * refused->turn_longer);
         else
             fprintf(out, "does not fit\n");

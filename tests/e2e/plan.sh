@@ -20,7 +20,8 @@ for context in 0 8192 32768; do
 done
 expect_match "$OUT" "A token reads [0-9.]+ MiB from the drive; [0-9]+% of its experts are in memory" "reads"
 expect_match "$OUT" "^what would help most$" "advice"
-expect_match "$OUT" "^  \+[0-9]+ GB RAM: [0-9.]+ -> [0-9.]+ tok/s \(\+[0-9]+%\)" "more RAM helps"
+expect_match "$OUT" "^  --ram auto \([0-9.]+ GiB\): [0-9.]+ -> [0-9.]+ tok/s \(\+[0-9]+%\)" "memory that is there"
+[ -z "$(printf '%s' "$OUT" | grep 'GB RAM')" ] || fail "RAM is to be bought that is there"
 expect_match "$OUT" "^considered and refused" "alternatives"
 [ "$(printf '%s\n' "$OUT" | wc -l)" -le 46 ] || fail "more than a screen"
 
@@ -54,6 +55,7 @@ expect_refusal 2 "there is no shape .*26b-a4b" "no such shape" plan --shape 27b 
 expect_refusal 2 "no tensor type" "no such type" plan --shape e2b --type q9 --machine "$machine"
 expect_refusal 2 "two models" "a file and a shape" plan --shape e2b "$MODEL" --machine "$machine"
 expect_refusal 2 "of a --shape" "--type of a file" plan --type q4_0 "$MODEL" --machine "$machine"
+expect_refusal 2 "has none" "--vram without a GPU" plan --shape e2b --machine "$machine" --vram 8G
 for wrong in '--vram x' '--vram 1M' '--drive 0' '--drive fast' '--drive 1000' '--ring 1K' '--prompt 0' '--prompt few' \
     '--generate 0' '--svg -'; do
     # shellcheck disable=SC2086
