@@ -100,9 +100,22 @@ Test(parts, attention_grows_with_depth)
     lode_engine_close(engine);
 }
 
+// The sanitizers' own memory grows with each engine: a ceiling that one session fits into holds all of it.
+static bool memory_is_ours(void)
+{
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+    return false;
+#endif
+#endif
+    return true;
+}
+
 // Waits are the residency's own count. Not all experts fit under the ceiling.
 Test(parts, the_drive_is_what_was_waited_for)
 {
+    if (!memory_is_ours())
+        cr_skip_test("a ceiling means nothing under the address sanitizer");
     struct lode_engine_options options = lode_engine_options_default();
     options.threads = 1;
     char path[512];
