@@ -55,11 +55,7 @@ static int measure(struct speed *out, const struct planner *p, struct lode_error
     const uint32_t context = planner_context(p, 0), prompt = planner_prompt(p, context, 0);
     int rc = planner_solve(&solution, p, context, 0, error);
     if (!rc) {
-        const struct cost_options options = {.threads = p->options.threads,
-                                             .batch = solution.plan.batch,
-                                             .kv = p->format,
-                                             .heat = p->heat ? p->heat->mean : NULL,
-                                             .no_prefetch = p->options.no_prefetch};
+        const struct cost_options options = planner_cost_options(p, solution.plan.batch);
         rc = cost_open(&model, p->workload, &solution.plan.homes, p->profile, &options, error);
         if (!rc && !(rc = cost_decode_mean(&cost, &model, 0, error))) {
             out->decode_s = cost.seconds;
@@ -146,12 +142,8 @@ static bool higher_ceiling(struct trial *trial, uint32_t step)
 static double drive_rate(const struct machine_profile *profile)
 {
     double best = 0;
-    for (uint32_t i = 0; i < profile->n_drives; i++) {
-        const struct profile_drive *drive = &profile->drives[i];
-        const struct profile_curve *curve =
-            drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps;
-        best = fmax(best, profile_curve_at(curve, IO_QUEUE_DEPTH));
-    }
+    for (uint32_t i = 0; i < profile->n_drives; i++)
+        best = fmax(best, profile_drive_gbps(&profile->drives[i], IO_QUEUE_DEPTH));
     return best;
 }
 

@@ -77,13 +77,7 @@ int planner_expect(struct planner *p, const struct planner_solution *solution, u
 {
     struct lode_plan *plan = p->plan;
     const struct homes *homes = &solution->plan.homes;
-    const struct cost_options options = {
-        .threads = p->options.threads,
-        .batch = solution->plan.batch,
-        .kv = p->format,
-        .heat = p->heat ? p->heat->mean : NULL,
-        .no_prefetch = p->options.no_prefetch,
-    };
+    const struct cost_options options = planner_cost_options(p, solution->plan.batch);
     struct cost_model model;
     int rc = cost_open(&model, p->workload, homes, p->profile, &options, error);
     if (rc)
@@ -110,13 +104,10 @@ static double seconds_at(const struct lode_plan *plan, double context, bool deco
         return 0;
     while (i + 1 < plan->n_expected && context > plan->expected[i].context)
         i++;
-    const struct lode_plan_expected *a = &plan->expected[0];
-    const double a_s = 1 / (decode ? a->decode_tok_s : a->prefill_tok_s);
-    if (plan->n_expected < 2)
-        return a_s;
-    a = &plan->expected[i - 1];
-    const struct lode_plan_expected *b = &plan->expected[i];
+    const struct lode_plan_expected *a = &plan->expected[i - 1], *b = &plan->expected[i];
     const double from_s = 1 / (decode ? a->decode_tok_s : a->prefill_tok_s);
+    if (plan->n_expected < 2)
+        return from_s;
     const double to_s = 1 / (decode ? b->decode_tok_s : b->prefill_tok_s);
     const double share = (context - a->context) / ((double)b->context - a->context);
     const double seconds = from_s + share * (to_s - from_s);

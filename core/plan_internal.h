@@ -40,6 +40,9 @@ void planner_warn(struct planner *p, const char *format, ...) __attribute__((for
 // Ceilings of RAM and of the GPUs.
 void planner_settle_ceilings(struct planner *p);
 
+// What the question says to the cost model.
+struct cost_options planner_cost_options(const struct planner *p, uint32_t batch);
+
 // Solves for a timeline of `context` tokens of which `depth` are there. Released by planner_release, also
 // after a failure.
 int planner_solve(struct planner_solution *out, const struct planner *p, uint32_t context, uint32_t depth,

@@ -136,6 +136,15 @@ static uint32_t list_batches(struct planner_solution *out, const struct planner 
     return n;
 }
 
+struct cost_options planner_cost_options(const struct planner *p, uint32_t batch)
+{
+    return (struct cost_options){.threads = p->options.threads,
+                                 .batch = batch,
+                                 .kv = p->format,
+                                 .heat = p->heat ? p->heat->mean : NULL,
+                                 .no_prefetch = p->options.no_prefetch};
+}
+
 // ---- solving
 // -------------------------------------------------------------------------------------------------
 
@@ -172,10 +181,7 @@ int planner_solve(struct planner_solution *out, const struct planner *p, uint32_
         .kv_bytes = out->kv_bytes,
         .batches = out->batches,
         .ring_bytes = p->options.ring_bytes,
-        .options = {.threads = p->options.threads,
-                    .kv = p->format,
-                    .heat = p->heat ? p->heat->mean : NULL,
-                    .no_prefetch = p->options.no_prefetch},
+        .options = planner_cost_options(p, 0),
         .context = depth,
         .prompt_tokens = planner_prompt(p, context, depth),
         .generated_tokens = p->options.generated_tokens ? p->options.generated_tokens : GENERATED_TOKENS,

@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-// How far the model itself is off, as a share of a part's time, beside the spread of the curves: what 36
-// predictions of bench/predict were off, 26B, E2B and 31B on two cores of a virtual machine, of which two in
+// How far the model itself is off, as a share of a part's time, beside the spread of the curves: what 30
+// predictions of bench/predict were off, 26B and E2B on two cores of a virtual machine, of which two in
 // three lie within. The second set is for profiles that nobody measured.
 struct model_error {
     double kernels, attention, operations, stall;

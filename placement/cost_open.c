@@ -54,9 +54,7 @@ static const struct profile_drive *choose_drive(const struct machine_profile *pr
     double best_gbps = 0;
     for (uint32_t i = 0; i < profile->n_drives; i++) {
         const struct profile_drive *drive = &profile->drives[i];
-        const struct profile_curve *curve =
-            drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps;
-        const double gbps = profile_curve_at(curve, IO_QUEUE_DEPTH);
+        const double gbps = profile_drive_gbps(drive, IO_QUEUE_DEPTH);
         if (gbps > best_gbps) {
             best = drive;
             best_gbps = gbps;

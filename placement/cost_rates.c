@@ -142,11 +142,8 @@ double cost_sync(const struct cost_model *model, uint32_t from, uint32_t to)
 void cost_find_drive_rates(struct cost_model *model)
 {
     const struct profile_drive *drive = model->drive;
-    for (uint32_t depth = 1; drive && depth <= IO_QUEUE_DEPTH; depth++) {
-        const struct profile_curve *curve =
-            drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps;
-        model->drive_gbps[depth] = profile_curve_at(curve, depth) / model->learned[PROFILE_PART_DRIVE];
-    }
+    for (uint32_t depth = 1; drive && depth <= IO_QUEUE_DEPTH; depth++)
+        model->drive_gbps[depth] = profile_drive_gbps(drive, depth) / model->learned[PROFILE_PART_DRIVE];
 }
 
 double cost_drive_gbps(const struct cost_model *model, double read_bytes)

@@ -2,6 +2,7 @@
 #include "profiles/machine_profile.h"
 
 #include "profiles/machine_profile_fields.h"
+#include "profiles/utc_time.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -44,6 +45,11 @@ double profile_curve_at(const struct profile_curve *curve, double x)
         return 0;
     const double share = locate(curve, x, &below, &above);
     return below->y + share * (above->y - below->y);
+}
+
+double profile_drive_gbps(const struct profile_drive *drive, double reads)
+{
+    return profile_curve_at(drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps, reads);
 }
 
 double profile_curve_spread_at(const struct profile_curve *curve, double x)
@@ -294,17 +300,6 @@ static bool is_fingerprint(const char *text)
     return strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16;
 }
 
-static bool is_time(const char *text)
-{
-    static const char pattern[] = "0000-00-00T00:00:00Z";
-    if (strlen(text) != strlen(pattern))
-        return false;
-    for (size_t i = 0; pattern[i]; i++)
-        if (pattern[i] == '0' ? text[i] < '0' || text[i] > '9' : text[i] != pattern[i])
-            return false;
-    return true;
-}
-
 static bool is_mode(const char *text)
 {
     return strcmp(text, "quick") == 0 || strcmp(text, "full") == 0 || strcmp(text, "thorough") == 0;
@@ -328,7 +323,7 @@ static int check_provenance(struct check *check, const struct machine_profile *p
                 return fail_at(check, "learned", "is for measured profiles only");
         return 0;
     }
-    if (!is_time(profile->made))
+    if (!utc_time_is(profile->made))
         return fail_at(check, "made",
                        "must be a time in UTC, as 2026-01-31T12:34:56Z, of a measured profile");
     if (!profile->made_by[0])

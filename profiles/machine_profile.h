@@ -76,6 +76,9 @@ struct profile_drive {
     double latency_us;     // of one direct read of 4 KiB
 };
 
+// GB/s with so many reads in flight: past the page cache where that was measured.
+double profile_drive_gbps(const struct profile_drive *drive, double reads);
+
 // What runs at the same time.
 enum profile_lane {
     PROFILE_LANE_CPU,

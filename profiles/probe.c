@@ -8,11 +8,11 @@
 #include "base/clock.h"
 #include "profiles/host_memory.h"
 #include "profiles/probe_internal.h"
+#include "profiles/utc_time.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define MIB ((uint64_t)1 << 20)
 #define LEAST_MEMORY_BYTES (64 * MIB)
@@ -304,10 +304,7 @@ static int measure(struct probe *probe, struct probe_file *file, struct lode_err
 
 static void sign(struct machine_profile *profile, enum probe_mode mode)
 {
-    const time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(profile->made, sizeof profile->made, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    utc_time_now(profile->made);
     snprintf(profile->made_by, sizeof profile->made_by, "lode " LODE_VERSION);
     snprintf(profile->mode, sizeof profile->mode, "%s", mode_names[mode]);
     profile->origin = PROFILE_MEASURED;

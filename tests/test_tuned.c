@@ -1,5 +1,6 @@
 // What `lode tune` has stored, how it is read and filled in, and that the options it tunes act.
 #include "placement/homes.h"
+#include "profiles/utc_time.h"
 #include "tests/placement_world.h"
 #include "tools/model.h"
 #include "tools/tune_file.h"
@@ -54,7 +55,7 @@ static struct tuned some_settings(void)
                           .policy = "lfu",
                           .decode_gain = 1.08,
                           .prefill_gain = 0.99};
-    tuned_now(tuned.made);
+    utc_time_now(tuned.made);
     return tuned;
 }
 

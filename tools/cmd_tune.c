@@ -1,4 +1,5 @@
 // `lode tune`: measures which settings are the fastest for a model on this machine, and keeps them.
+#include "profiles/utc_time.h"
 #include "tools/command.h"
 #include "tools/interrupt.h"
 #include "tools/json_out.h"
@@ -168,7 +169,7 @@ static int store(struct command_tune *t, struct lode_error *error)
                          .decode_gain = tuned ? t->search.final->decode_ratio : 1,
                          .prefill_gain = tuned ? t->search.final->prefill_ratio : 1};
     snprintf(kept.policy, sizeof kept.policy, "%s", s->policy);
-    tuned_now(kept.made);
+    utc_time_now(kept.made);
     return tuned_write(&kept, t->model.path, error);
 }
 

@@ -1,6 +1,7 @@
 #include "tools/tuned.h"
 
 #include "profiles/probe.h"
+#include "profiles/utc_time.h"
 #include "tools/config_dir.h"
 #include "tools/message.h"
 #include "tools/model.h"
@@ -10,7 +11,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 static const struct tune_field fields[] = {
     TUNE_TEXT(struct tuned, made),
@@ -60,27 +60,8 @@ int tuned_path(char out[TUNED_PATH_SIZE], const char *model_path, uint64_t ram_b
                                              "the path of the config folder is too long: %.200s…", place);
 }
 
-void tuned_now(char out[32])
-{
-    const time_t now = time(NULL);
-    struct tm utc;
-    gmtime_r(&now, &utc);
-    strftime(out, 32, "%Y-%m-%dT%H:%M:%SZ", &utc);
-}
-
 // ---- reading and writing
 // -------------------------------------------------------------------------------------
-
-static bool is_time(const char *text)
-{
-    static const char pattern[] = "0000-00-00T00:00:00Z";
-    if (strlen(text) != strlen(pattern))
-        return false;
-    for (size_t i = 0; pattern[i]; i++)
-        if (pattern[i] == '0' ? text[i] < '0' || text[i] > '9' : text[i] != pattern[i])
-            return false;
-    return true;
-}
 
 static bool is_policy(const char *name)
 {
@@ -93,7 +74,7 @@ static bool is_policy(const char *name)
 
 static int check(const struct tuned *tuned, uint64_t ram_bytes, const char *path, struct lode_error *error)
 {
-    if (!is_time(tuned->made))
+    if (!utc_time_is(tuned->made))
         return lode_fail(error, LODE_ERR_FORMAT, "%s: made must be a time in UTC, as 2026-01-31T12:34:56Z",
                          path);
     if (tuned->ram_bytes != ram_bytes)

@@ -37,9 +37,6 @@ enum { TUNED_PATH_SIZE = 4096 };
 int tuned_path(char out[TUNED_PATH_SIZE], const char *model_path, uint64_t ram_bytes, const char *suffix,
                struct lode_error *error);
 
-// Now, as in `made`.
-void tuned_now(char out[32]);
-
 // Fills in what the command line left open, and tells so in a note. Damaged settings are told and left out;
 // with
 // --cold, nothing is looked for. options->path is set already.
