@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "core/fingerprint.h"
 #include "core/shape.h"
+#include "profiles/host_memory.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -23,6 +24,8 @@
 
 // Beyond it no drive gets faster, and a demand waits behind what is in flight.
 #define MOST_QUEUE_DEPTH 256
+
+#define NO_PREDICTOR "none"
 
 const char *lode_version(void)
 {
@@ -49,6 +52,32 @@ void engine_note(const struct lode_engine *engine, const char *format, ...)
 // ---- files
 // ---------------------------------------------------------------------------------------------------
 
+static bool is_mapped(const struct lode_engine *engine)
+{
+    return engine->options.io && strcmp(engine->options.io, "mmap") == 0;
+}
+
+// Pages of the page cache are the kernel's, and a ceiling for them can only be a control group's.
+static int check_mapped(const struct lode_engine *engine, struct lode_error *error)
+{
+    const struct lode_engine_options *options = &engine->options;
+    struct host_memory memory;
+    if (!is_mapped(engine))
+        return 0;
+    if (options->mirror)
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "mapped files are read from one copy: leave out the mirror");
+    if (!options->ram_bytes ||
+        (host_memory_read(&memory, "/", NULL) == 0 && memory.limit_bytes <= options->ram_bytes))
+        return 0;
+    return lode_fail(
+        error, LODE_ERR_UNSUPPORTED,
+        "a ceiling of %s does not bind the page cache that mapped files are read through: start the "
+        "program in a control group with that limit (systemd-run --user --scope -p MemoryMax=%" PRIu64
+        "), or leave out the ceiling",
+        bytes_text(options->ram_bytes).text, options->ram_bytes);
+}
+
 static int choose_io(enum io_engine_kind *out, const char *name, struct lode_error *error)
 {
     static const char *const names[] = {
@@ -59,7 +88,7 @@ static int choose_io(enum io_engine_kind *out, const char *name, struct lode_err
             return 0;
         }
     return lode_fail(error, LODE_ERR_ARGUMENT,
-                     "there is no way of reading called '%s'; there are auto, uring and threads", name);
+                     "there is no way of reading called '%s'; there are auto, uring, threads and mmap", name);
 }
 
 // The second copy of each file: of a split model, the files of the same names beside the mirror.
@@ -89,7 +118,7 @@ static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct l
     const char **paths = calloc(n, sizeof *paths);
     char **mirrors = calloc(n, sizeof *mirrors);
     struct io_options options = {.cache = choose_cache(engine), .queue_depth = engine->options.queue_depth};
-    int rc = choose_io(&options.engine, engine->options.io, error);
+    int rc = is_mapped(engine) ? 0 : choose_io(&options.engine, engine->options.io, error);
     if (!rc && (!paths || !mirrors))
         rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the paths of %" PRIu32 " files", n);
     for (uint32_t i = 0; i < n && !rc; i++) {
@@ -101,12 +130,16 @@ static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct l
         options.mirrors = (const char *const *)mirrors;
     if (!rc)
         rc = io_open(&engine->io, paths, n, &options, error);
+    if (!rc && is_mapped(engine))
+        rc = mapped_open(&engine->mapped, paths, n, error);
     for (uint32_t i = 0; mirrors && i < n; i++)
         free(mirrors[i]);
     free(mirrors);
     free(paths);
     if (rc)
         return rc;
+    if (engine->mapped)
+        return 0; // nothing is read through the io, so what it is does not matter
     struct io_choice choice;
     io_describe(engine->io, &choice);
     if (choice.why_threads)
@@ -163,7 +196,11 @@ static int read_header(struct lode_engine *engine, const struct gguf *gguf, stru
         rc = read_suppressed(engine, gguf, error);
     if (!rc)
         rc = check_ranks(engine, error);
-    if (!rc && engine->model.hparams.n_experts && engine->options.heat_dir && !engine->options.cold)
+    if (!rc && engine->options.trace_path && !engine->model.hparams.n_experts)
+        rc = lode_fail(error, LODE_ERR_ARGUMENT,
+                       "a trace records which experts are chosen; this model has none");
+    const bool keeps_heat = engine->options.heat_dir && !engine->options.cold;
+    if (!rc && engine->model.hparams.n_experts && (keeps_heat || engine->options.trace_path))
         rc = fingerprint_model(&engine->fingerprint, gguf, error);
     return rc;
 }
@@ -240,6 +277,20 @@ static char *copy(const char *text)
     return text ? strdup(text) : NULL;
 }
 
+static int choose_predictor(struct lode_engine *engine, struct lode_error *error)
+{
+    struct lode_engine_options *options = &engine->options;
+    const bool none = options->predictor && strcmp(options->predictor, NO_PREDICTOR) == 0;
+    if (options->predictor && !none && options->no_prefetch)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "no prefetch and the predictor '%s' contradict each other",
+                         options->predictor);
+    options->no_prefetch = options->no_prefetch || none;
+    if (options->no_prefetch)
+        return 0;
+    const char *name = options->predictor ? options->predictor : predictor_table[0]->name;
+    return predictor_plugin_open_named(&engine->predictor_ops, &engine->predictor_plugin, name, error);
+}
+
 static int take_options(struct lode_engine *engine, const char *path,
                         const struct lode_engine_options *options, struct lode_error *error)
 {
@@ -251,18 +302,57 @@ static int take_options(struct lode_engine *engine, const char *path,
     own->io = copy(options->io);
     own->mirror = copy(options->mirror);
     own->heat_dir = copy(options->heat_dir);
+    own->predictor = copy(options->predictor);
+    own->trace_path = copy(options->trace_path);
     if (!engine->path || (options->isa && !own->isa) || (options->policy && !own->policy) ||
         (options->io && !own->io) || (options->mirror && !own->mirror) ||
-        (options->heat_dir && !own->heat_dir))
+        (options->heat_dir && !own->heat_dir) || (options->predictor && !own->predictor) ||
+        (options->trace_path && !own->trace_path))
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
     if (options->queue_depth > MOST_QUEUE_DEPTH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a queue of %" PRIu32 " reads is beyond %d",
                          options->queue_depth, MOST_QUEUE_DEPTH);
-    if (options->no_prefetch && options->prefetch_ranks)
+    int rc = choose_predictor(engine, error);
+    if (rc)
+        return rc;
+    if (own->no_prefetch && options->prefetch_ranks)
         return lode_fail(error, LODE_ERR_ARGUMENT,
                          "no prefetch and prefetch of %" PRIu32 " ranks contradict each other",
                          options->prefetch_ranks);
     return options->policy ? policy_open_named(&engine->policy, &engine->plugin, options->policy, error) : 0;
+}
+
+static int open_predictor(struct lode_engine *engine, struct lode_error *error)
+{
+    const struct gemma_model *model = &engine->model;
+    const uint32_t n_layers = model->hparams.n_layers;
+    if (!engine->predictor_ops || !model->hparams.n_experts)
+        return 0;
+    uint32_t *n_experts = calloc(n_layers, sizeof *n_experts);
+    if (!n_experts)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory to open the predictor");
+    for (uint32_t l = 0; l < n_layers; l++)
+        n_experts[l] = model->layers[l].moe ? model->hparams.n_experts : 0;
+    const struct predictor_setup setup = {
+        .n_layers = n_layers,
+        .n_experts = n_experts,
+        .n_used = model->hparams.n_experts_used,
+        .heat = engine->heat_path && engine->heat.n_tokens ? engine->heat.mean : NULL,
+    };
+    struct lode_error cause = {0};
+    const int rc = engine->predictor_ops->open(&engine->predictor, &setup, &cause);
+    free(n_experts);
+    if (rc && !cause.text[0]) // a shared object's author may have forgotten it
+        return lode_fail(error, rc, "the predictor '%s' does not open and does not say why",
+                         engine->predictor_ops->name);
+    if (rc && error)
+        *error = cause;
+    return rc;
+}
+
+const char *engine_predictor_name(const struct lode_engine *engine)
+{
+    return engine->options.predictor ? engine->options.predictor : engine->predictor_ops->name;
 }
 
 // More threads than processors are what was asked for, so they act; but operations wait for tasks of threads
@@ -301,6 +391,8 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
     if (!engine)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
     int rc = take_options(engine, path, options ? options : &defaults, error);
+    if (!rc)
+        rc = check_mapped(engine, error);
     const struct cpu_options cpu = {.threads = engine->options.threads, .isa = engine->options.isa};
     if (!rc)
         rc = read_file(engine, error);
@@ -312,12 +404,16 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
         rc = weight_matrices_open(&engine->matrices, &engine->model, engine->device, error);
     if (!rc)
         rc = open_heat(engine, error);
+    if (!rc)
+        rc = open_predictor(engine, error);
     if (rc) {
         lode_engine_close(engine);
         return rc;
     }
     describe_weights(engine);
     engine_settle_ceiling(engine);
+    if (engine->options.trace_path && engine->base_bytes)
+        engine->base_bytes += trace_writer_most_bytes();
     engine->open_s = clock_seconds_since(start_ns);
     *out = engine;
     return 0;
@@ -362,12 +458,16 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         .no_prefetch = engine->options.no_prefetch,
         .prefetch_ranks = engine->options.prefetch_ranks,
         .ring_bytes = engine->options.ring_bytes,
+        .mapped = engine->mapped,
         .on_part = engine->options.no_repack ? NULL : weight_matrices_arrange,
         .part_user = &engine->matrices,
         .on_progress = on_read,
         .user = engine,
     };
     int rc = engine_weights_budget(&options.budget_bytes, engine, needs, error);
+    if (!rc)
+        rc = engine_trace_open(engine, needs, options.budget_bytes, error);
+    options.trace = engine->trace;
     if (!rc)
         rc = residency_open(&engine->residency, &engine->model.units, engine->io, engine->device, &options,
                             error);
@@ -377,9 +477,12 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
     if (rc) {
         residency_close(engine->residency);
         engine->residency = NULL;
+        engine_trace_close(engine);
         describe_weights(engine);
         return rc;
     }
+    engine->weights.trace = engine->trace;
+    engine->weights.predictor = engine->predictor;
     engine->sessions_bytes += needs->kv_bytes + needs->scratch_bytes;
     engine->load_s = clock_seconds_since(start_ns);
     note_offload(engine, options.budget_bytes);
@@ -393,12 +496,17 @@ void lode_engine_close(struct lode_engine *engine)
     engine_keep_heat(engine, true);
     forward_weights_close(&engine->weights);
     residency_close(engine->residency);
+    engine_trace_close(engine);
+    if (engine->predictor)
+        engine->predictor->ops->close(engine->predictor);
+    predictor_plugin_close(engine->predictor_plugin);
     policy_plugin_close(engine->plugin);
     weight_matrices_close(&engine->matrices);
     heat_close(&engine->heat);
     if (engine->device)
         engine->device->ops->close(engine->device);
     io_close(engine->io);
+    mapped_close(engine->mapped);
     lode_tokenizer_close(engine->tokenizer);
     gemma_model_free(&engine->model);
     free(engine->suppressed);
@@ -409,6 +517,8 @@ void lode_engine_close(struct lode_engine *engine)
     free((char *)engine->options.io);
     free((char *)engine->options.mirror);
     free((char *)engine->options.heat_dir);
+    free((char *)engine->options.predictor);
+    free((char *)engine->options.trace_path);
     free(engine);
 }
 
@@ -450,4 +560,16 @@ const char *lode_policy_name(size_t index, const char **out_summary)
     if (out_summary)
         *out_summary = policy_table[n]->summary;
     return policy_table[n]->name;
+}
+
+const char *lode_predictor_name(size_t index, const char **out_summary)
+{
+    size_t n = 0;
+    while (predictor_table[n] && n < index)
+        n++;
+    if (!predictor_table[n] && n < index)
+        return NULL;
+    if (out_summary)
+        *out_summary = predictor_table[n] ? predictor_table[n]->summary : "nothing is guessed, or prefetched";
+    return predictor_table[n] ? predictor_table[n]->name : NO_PREDICTOR;
 }

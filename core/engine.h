@@ -7,6 +7,7 @@
 #include "core/tokenizer_api.h"
 #include "placement/heat.h"
 #include "placement/policy_plugin.h"
+#include "placement/predictor_plugin.h"
 
 // What a session takes, and what tells how to make it smaller.
 struct session_needs {
@@ -20,6 +21,7 @@ struct lode_engine {
     struct lode_shape shape;
     struct lode_tokenizer *tokenizer;
     struct io *io;
+    struct mapped *mapped; // NULL unless the options say so
     struct lode_device *device;
     struct residency *residency; // NULL until the first session is there
     struct weight_matrices matrices;
@@ -28,10 +30,15 @@ struct lode_engine {
     size_t n_suppressed;
     double open_s, load_s;
 
-    struct lode_engine_options options; // its texts are the engine's own
-    const struct policy_ops *policy;    // NULL: the default
-    struct policy_plugin *plugin;       // that it is from; NULL for one of the table
-    char *path, *heat_path;             // heat_path is NULL where no heat is kept
+    struct lode_engine_options options;        // its texts are the engine's own
+    const struct policy_ops *policy;           // NULL: the default
+    struct policy_plugin *plugin;              // that it is from; NULL for one of the table
+    const struct predictor_ops *predictor_ops; // NULL: nothing is guessed
+    struct predictor_plugin *predictor_plugin; // that it is from; NULL for one of the table
+    struct predictor *predictor;               // NULL without experts
+    struct trace_writer *trace;                // NULL: nothing is recorded
+    bool trace_failed;                         // and that was told
+    char *path, *heat_path;                    // heat_path is NULL where no heat is kept
     uint64_t fingerprint;
     struct heat heat;
     uint64_t heat_written_ns;
@@ -66,6 +73,19 @@ int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const
 
 // Reads the weights, for the first session; for others it only counts.
 int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error);
+
+// Where the options ask for it, begins to record the run into a file: before the weights are read, when it is
+// known what memory they have.
+int engine_trace_open(struct lode_engine *engine, const struct session_needs *needs, uint64_t budget_bytes,
+                      struct lode_error *error);
+
+// Tells once that recording has failed.
+void engine_trace_check(struct lode_engine *engine);
+
+// Ends the file. When nothing is recorded it does nothing.
+void engine_trace_close(struct lode_engine *engine);
+
+const char *engine_predictor_name(const struct lode_engine *engine);
 
 // Writes what is known of the experts' heat, but not more often than every few minutes unless it is the end.
 void engine_keep_heat(struct lode_engine *engine, bool end);

@@ -25,9 +25,10 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
     out->at_hand = malloc(n_experts * sizeof *out->at_hand);
     out->jobs = malloc(n_experts * sizeof *out->jobs);
     out->guessed = malloc((n_choices > n_experts ? n_choices : n_experts) * sizeof *out->guessed);
+    out->predicted = malloc(n_experts * sizeof *out->predicted);
     out->votes = malloc(n_experts * sizeof *out->votes);
     if (out->chosen && out->weights && out->tokens && out->slots && out->begin && out->units &&
-        out->n_tokens && out->at_hand && out->jobs && out->guessed && out->votes)
+        out->n_tokens && out->at_hand && out->jobs && out->guessed && out->predicted && out->votes)
         return 0;
     expert_batch_close(out);
     return lode_fail(error, LODE_ERR_MEMORY, "no memory for the expert choices of %u tokens", batch);
@@ -45,6 +46,7 @@ void expert_batch_close(struct expert_batch *batch)
     free(batch->at_hand);
     free(batch->jobs);
     free(batch->guessed);
+    free(batch->predicted);
     free(batch->votes);
     memset(batch, 0, sizeof *batch);
 }
@@ -99,11 +101,12 @@ static int tell_weights(struct forward *f, const struct gemma_layer *layer, uint
 {
     struct residency *residency = f->weights->residency;
     struct expert_batch *batch = &f->experts;
-    if (!residency_wants_weights(residency))
+    const bool wanted = residency_wants_weights(residency);
+    if (!wanted && !f->weights->trace)
         return 0;
     int rc = f->device->ops->download(f->device, batch->weights, f->buffers[BUFFER_CHOSEN_WEIGHT],
                                       n_choices * sizeof *batch->weights, error);
-    for (uint32_t i = 0; i < batch->n_units && !rc; i++) {
+    for (uint32_t i = 0; i < batch->n_units && wanted && !rc; i++) {
         const uint32_t e = batch->units[i] - layer->first_expert_unit;
         float sum = 0;
         for (uint32_t at = batch->begin[e]; at < batch->begin[e + 1]; at++)
@@ -113,10 +116,33 @@ static int tell_weights(struct forward *f, const struct gemma_layer *layer, uint
     return rc;
 }
 
-int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
-                   struct lode_error *error)
+// Tells predictor and trace what each row chose. To be called when the residency has been asked for all of
+// it: what it found in memory is held, and nothing has come since.
+static void tell_choices(struct forward *f, const struct pass *pass, uint32_t l, uint64_t t_ns)
+{
+    const struct forward_weights *weights = f->weights;
+    const uint32_t k = weights->model->hparams.n_experts_used, n_dropped = pass->n_tokens - pass->x.n;
+    const uint32_t first_unit = weights->model->layers[l].first_expert_unit;
+    const struct expert_batch *batch = &f->experts;
+    struct predictor *predictor = weights->predictor;
+    for (uint32_t row = 0; row < pass->x.n; row++) {
+        const int32_t *experts = batch->chosen + (size_t)row * k;
+        if (predictor && predictor->ops->chosen)
+            predictor->ops->chosen(predictor, l, experts, k);
+        if (!weights->trace)
+            continue;
+        uint64_t resident = 0;
+        for (uint32_t i = 0; i < k; i++)
+            resident |= (uint64_t)residency_has(weights->residency, first_unit + (uint32_t)experts[i]) << i;
+        trace_choice(weights->trace, l, n_dropped + row, experts, batch->weights + (size_t)row * k, k,
+                     resident, t_ns);
+    }
+}
+
+int experts_choose(struct forward *f, const struct pass *pass, uint32_t l, struct lode_error *error)
 {
     const struct gemma_hparams *h = &f->weights->model->hparams;
+    const struct gemma_layer *layer = &f->weights->model->layers[l];
     struct expert_batch *batch = &f->experts;
     int rc = route(f, layer, pass->x, h->n_experts_used, BUFFER_CHOSEN, BUFFER_CHOSEN_WEIGHT, batch->chosen,
                    error);
@@ -134,7 +160,11 @@ int experts_choose(struct forward *f, const struct pass *pass, const struct gemm
     rc = tell_weights(f, layer, pass->x.n * h->n_experts_used, error);
     if (rc)
         return rc;
-    return residency_choose(f->weights->residency, batch->units, batch->n_tokens, batch->n_units, error);
+    const uint64_t t_ns = f->weights->trace ? residency_now_ns(f->weights->residency) : 0;
+    rc = residency_choose(f->weights->residency, batch->units, batch->n_tokens, batch->n_units, error);
+    if (!rc && (f->weights->trace || f->weights->predictor))
+        tell_choices(f, pass, l, t_ns);
+    return rc;
 }
 
 // Of many rows the guess is as good as certain for experts that several rows vote for.
@@ -169,26 +199,82 @@ static uint32_t rank_guesses(struct expert_batch *batch, uint32_t first_unit, ui
     return n;
 }
 
-// The residual stream changes little from layer to layer, so the next layer's router, applied to it now,
-// names most of what it will choose (78% on the 26B according to colibri's measurement).
-int experts_guess(struct forward *f, struct lode_rows x, uint32_t l, struct lode_error *error)
+// The predictor speaks for single tokens; of a prompt the next layer's router is asked.
+static struct predictor *predictor_of(const struct forward *f, const struct pass *pass)
+{
+    return pass->n_tokens == 1 ? f->weights->predictor : NULL;
+}
+
+enum predictor_gate experts_gate(const struct forward *f, const struct pass *pass)
+{
+    const struct predictor *predictor = predictor_of(f, pass);
+    return predictor ? predictor->ops->gate : PREDICTOR_GATE_AUTO;
+}
+
+bool experts_wants_guess(const struct forward *f, const struct pass *pass, uint32_t l)
 {
     const struct gemma_model *model = f->weights->model;
-    const struct gemma_hparams *h = &model->hparams;
+    if (l >= model->hparams.n_layers || !model->layers[l].moe)
+        return false;
+    return !(f->weights->skips_prompts && pass->n_tokens > 1) &&
+           residency_wants_guess(f->weights->residency, l);
+}
+
+// The residual stream changes little from layer to layer, so the next layer's router, applied to it now,
+// names most of what it will choose (78% on the 26B according to colibri's measurement).
+static int ask_gate(struct forward *f, const struct gemma_layer *layer, struct lode_rows x, uint32_t ranks,
+                    struct lode_error *error)
+{
     struct residency *residency = f->weights->residency;
-    if (l >= h->n_layers || !model->layers[l].moe || !residency_wants_guess(residency, l))
-        return 0;
-    const struct gemma_layer *layer = &model->layers[l];
-    struct expert_batch *batch = &f->experts;
     int rc = residency_acquire(residency, &layer->router.unit, 1, error);
     if (rc)
         return rc;
-    // One row may have more ranks than a token chooses; the buffers have room for all experts of one.
-    const uint32_t ranks = x.n == 1 ? residency_guess_ranks(residency) : h->n_experts_used;
-    rc = route(f, layer, x, ranks, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, batch->guessed, error);
+    rc = route(f, layer, x, ranks, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, f->experts.guessed, error);
     residency_release(residency, &layer->router.unit, 1);
+    return rc;
+}
+
+// Fills `guessed` with what the predictor says and returns how many that are. A shared object may say
+// anything: what is no expert, or said before, is left out.
+static uint32_t ask_predictor(struct forward *f, struct predictor *predictor, uint32_t l, bool with_gate,
+                              uint32_t ranks)
+{
+    const uint32_t n_experts = f->weights->model->hparams.n_experts;
+    struct expert_batch *batch = &f->experts;
+    uint32_t said =
+        predictor->ops->guess(predictor, l, with_gate ? batch->guessed : NULL, batch->predicted, ranks);
+    said = said < ranks ? said : ranks;
+    memset(batch->votes, 0, n_experts * sizeof *batch->votes);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < said; i++) {
+        const uint32_t e = (uint32_t)batch->predicted[i];
+        if (e < n_experts && batch->votes[e]++ == 0)
+            batch->guessed[n++] = (int32_t)e;
+    }
+    return n;
+}
+
+int experts_guess(struct forward *f, const struct pass *pass, struct lode_rows x, uint32_t l,
+                  struct lode_error *error)
+{
+    if (!experts_wants_guess(f, pass, l))
+        return 0;
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    const struct gemma_layer *layer = &f->weights->model->layers[l];
+    struct residency *residency = f->weights->residency;
+    struct expert_batch *batch = &f->experts;
+    struct predictor *predictor = predictor_of(f, pass);
+    const bool with_gate = !predictor || predictor->ops->gate != PREDICTOR_NO_GATE;
+    // One row may have more ranks than a token chooses; the buffers have room for all experts of one.
+    uint32_t ranks = x.n == 1 ? residency_guess_ranks(residency) : h->n_experts_used;
+    const int rc = with_gate ? ask_gate(f, layer, x, ranks, error) : 0;
     if (rc)
         return rc;
+    if (predictor)
+        ranks = ask_predictor(f, predictor, l, with_gate, ranks);
+    for (uint32_t row = 0; f->weights->trace && ranks && row < x.n; row++)
+        trace_guess(f->weights->trace, l, pass->n_tokens - x.n + row, batch->guessed + (size_t)row * ranks,
+                    ranks);
     const bool certain = x.n >= CERTAIN_ROWS;
     const uint32_t n =
         rank_guesses(batch, layer->first_expert_unit, x.n, ranks, h->n_experts, certain ? CERTAIN_VOTES : 1);

@@ -143,8 +143,8 @@ static int open_fetched(struct forward *f, struct lode_error *error)
     return 0;
 }
 
-int forward_open(struct forward **out, const struct forward_weights *weights,
-                 const struct forward_options *options, struct lode_error *error)
+int forward_open(struct forward **out, struct forward_weights *weights, const struct forward_options *options,
+                 struct lode_error *error)
 {
     *out = NULL;
     struct forward *f = calloc(1, sizeof *f);
@@ -178,6 +178,8 @@ void forward_close(struct forward *f)
 {
     if (!f)
         return;
+    if (f->weights->last == f)
+        f->weights->last = NULL;
     for (int b = 0; b < N_BUFFERS; b++)
         if (f->buffers[b])
             f->device->ops->free(f->device, f->buffers[b], f->buffer_bytes[b]);
@@ -283,13 +285,15 @@ static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want,
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
-    struct pass pass = {
-        .x = forward_rows(f, BUFFER_X, n, h->hidden), .first_position = f->kv.position, .want = want};
+    struct pass pass = {.x = forward_rows(f, BUFFER_X, n, h->hidden),
+                        .n_tokens = n,
+                        .first_position = f->kv.position,
+                        .want = want};
     int rc = embed(f, pass.x, &model->embedding, ids, sqrtf((float)h->hidden), error);
     if (!rc && h->ple_width)
         rc = load_ple(f, &pass, ids, error);
     if (!rc)
-        rc = experts_guess(f, pass.x, 0, error);
+        rc = experts_guess(f, &pass, pass.x, 0, error);
     for (uint32_t l = 0; l < h->n_layers && pass.x.n && !rc; l++) {
         if (f->keep_going && !f->keep_going(f->user))
             return lode_fail(error, LODE_ERR_CANCELLED, "stopped before layer %u of %u", l, h->n_layers);
@@ -329,12 +333,44 @@ static void run_step(void *user)
     step->rc = run(step->f, step->ids, step->n, step->want, step->out_logits, step->error);
 }
 
+// Tells predictor and trace that a pass begins, and where its text is not that of the pass before.
+static void tell_begin(struct forward *f, uint32_t n)
+{
+    struct forward_weights *weights = f->weights;
+    const bool other = weights->last != f;
+    struct predictor *predictor = weights->predictor;
+    if (predictor && predictor->ops->restart && (other || f->kv.position == 0))
+        predictor->ops->restart(predictor);
+    weights->last = f;
+    if (!weights->trace)
+        return;
+    if (other && f->kv.position > 0) // at position 0 one begins anyway
+        trace_conversation(weights->trace, "", TRACE_PART_NONE);
+    trace_pass_begin(weights->trace, n == 1 ? TRACE_DECODE : TRACE_PREFILL, f->kv.position, n,
+                     residency_now_ns(weights->residency));
+}
+
+static void tell_end(struct forward *f, uint32_t n, bool complete, uint64_t start_ns)
+{
+    struct forward_weights *weights = f->weights;
+    struct predictor *predictor = weights->predictor;
+    if (predictor && complete && predictor->ops->pass_end)
+        predictor->ops->pass_end(predictor, n);
+    else if (predictor && !complete && predictor->ops->restart)
+        predictor->ops->restart(predictor); // it has been told of a part of the layers
+    if (weights->trace && complete)
+        trace_pass_end(weights->trace, residency_now_ns(weights->residency) - start_ns,
+                       residency_last_stall(weights->residency).total_ns);
+}
+
 int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error)
 {
     struct residency *residency = f->weights->residency;
     uint32_t common[5];
     const uint32_t n_common = common_units(f, common);
+    const uint64_t start_ns = residency_now_ns(residency);
+    tell_begin(f, n);
     residency_pass_begin(residency, n, f->keep_going, f->user);
     int rc = residency_acquire(residency, common, n_common, error);
     if (!rc) {
@@ -345,6 +381,7 @@ int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t wan
         residency_release(residency, common, n_common);
     }
     residency_pass_end(residency, rc == 0);
+    tell_end(f, n, rc == 0, start_ns);
     if (rc)
         return rc;
     f->kv.position += n;

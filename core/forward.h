@@ -5,7 +5,9 @@
 #include "backends/backend.h"
 #include "core/gemma4.h"
 #include "core/weight_matrices.h"
+#include "placement/predictor.h"
 #include "placement/residency.h"
+#include "placement/trace.h"
 
 #include <stdint.h>
 
@@ -17,6 +19,11 @@ struct forward_weights {
     const struct weight_matrices *matrices;
     float *inverse_frequency[2]; // device memory, head_size/2 each: local, global
     float *output_scale;         // host memory, one a layer
+    // Set by the owner after forward_weights_open, and the owner's.
+    struct predictor *predictor; // NULL: guesses are the gate's, as with PREDICTOR_GATE_AUTO
+    struct trace_writer *trace;  // NULL: nothing is recorded
+    bool skips_prompts;          // experts of passes of many tokens are not guessed
+    const struct forward *last;  // the passes' own: the timeline of the pass before; NULL: none that is there
 };
 
 // Makes the tables that are derived from the weights. model, matrices and residency must outlive them.
@@ -35,8 +42,8 @@ struct forward_options {
 };
 
 // Allocates the KV cache and all scratch. Of the weights only model and device must be there already.
-int forward_open(struct forward **out, const struct forward_weights *weights,
-                 const struct forward_options *options, struct lode_error *error);
+int forward_open(struct forward **out, struct forward_weights *weights, const struct forward_options *options,
+                 struct lode_error *error);
 void forward_close(struct forward *forward);
 
 // Scratch that forward_open takes besides the cache, without the device's own.
@@ -59,6 +66,10 @@ int forward_step(struct forward *forward, const int32_t *ids, uint32_t n, uint32
 // Appends `count` positions (within the context: checked by the caller) of noise in place of keys and values;
 // the same for any batch. On an error the timeline may be empty.
 int forward_fill(struct forward *forward, uint32_t count, uint64_t seed, struct lode_error *error);
+
+// The timeline has `position` tokens (within the context: checked by the caller), of which nothing needs to
+// be there: for devices that compute nothing.
+void forward_move(struct forward *forward, uint32_t position);
 
 // As kv_cache_rewind.
 uint32_t forward_rewind(struct forward *forward, uint32_t keep);

@@ -95,6 +95,7 @@ static int fill_layers(struct forward *f, uint32_t end, uint64_t seed, float *no
 int forward_fill(struct forward *f, uint32_t count, uint64_t seed, struct lode_error *error)
 {
     const uint32_t end = f->kv.position + count;
+    f->weights->last = NULL; // what follows is another text
     float *noise = malloc(f->buffer_bytes[BUFFER_K] / f->batch * step_rows(f));
     if (!noise)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for noise of %u positions", step_rows(f));
@@ -108,4 +109,10 @@ int forward_fill(struct forward *f, uint32_t count, uint64_t seed, struct lode_e
     if (f->kv.high < end)
         f->kv.high = end;
     return 0;
+}
+
+void forward_move(struct forward *f, uint32_t position)
+{
+    f->weights->last = NULL;
+    f->kv.position = f->kv.high = position;
 }

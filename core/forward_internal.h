@@ -31,7 +31,7 @@ enum buffer {
 // The choices of a batch, sorted by expert. Host memory, made once.
 struct expert_batch {
     int32_t *chosen;         // [rows][k]
-    float *weights;          // [rows][k], only where the policy looks at them
+    float *weights;          // [rows][k], only where the policy looks at them or a trace is written
     int32_t *tokens, *slots; // by expert
     uint32_t *begin;         // [n_experts + 1]
     uint32_t *units;         // of the distinct experts
@@ -40,8 +40,9 @@ struct expert_batch {
     uint32_t *at_hand; // units that the residency has handed out
     struct lode_expert_job *jobs;
 
-    int32_t *guessed; // [rows][k], or [1][ranks]
-    uint32_t *votes;  // [n_experts] rows that are thought to choose the expert
+    int32_t *guessed;   // [rows][k], or [1][ranks]
+    int32_t *predicted; // [1][ranks] as the predictor says
+    uint32_t *votes;    // [n_experts] rows that are thought to choose the expert
 };
 
 int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hparams, uint32_t batch,
@@ -49,7 +50,7 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
 void expert_batch_close(struct expert_batch *batch);
 
 struct forward {
-    const struct forward_weights *weights;
+    struct forward_weights *weights;
     struct lode_device *device;
     struct kv_cache kv;
     struct expert_batch experts;
@@ -68,6 +69,7 @@ struct forward {
 // where on only rows whose logits are wanted go on.
 struct pass {
     struct lode_rows x, ple;
+    uint32_t n_tokens; // that the pass began with
     uint32_t first_position, want;
 };
 
@@ -107,10 +109,13 @@ int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_erro
 
 // The routed experts of a layer, in steps so that work can be done while missing ones are read: choose fills
 // the batch's choices from the residual stream and asks for them, guess looks ahead to what the next layer
-// will choose, run computes the weighted sum of the chosen into `sum`, each expert when it is there.
-int experts_choose(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
-                   struct lode_error *error);
-int experts_guess(struct forward *f, struct lode_rows x, uint32_t l, struct lode_error *error);
+// will choose, run computes the weighted sum of the chosen into `sum`, each expert when it is there. Guesses
+// are made from x, which has the pass's rows; experts_gate says how, and experts_wants_guess whether.
+int experts_choose(struct forward *f, const struct pass *pass, uint32_t l, struct lode_error *error);
+enum predictor_gate experts_gate(const struct forward *f, const struct pass *pass);
+bool experts_wants_guess(const struct forward *f, const struct pass *pass, uint32_t l);
+int experts_guess(struct forward *f, const struct pass *pass, struct lode_rows x, uint32_t l,
+                  struct lode_error *error);
 int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                 struct lode_rows sum, struct lode_error *error);
 

@@ -127,12 +127,14 @@ static int feed_forward(struct forward *f, const struct pass *pass, const struct
     const struct gemma_hparams *h = &f->weights->model->hparams;
     struct residency *residency = f->weights->residency;
     struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
-    int rc = layer->moe ? experts_choose(f, pass, layer, error) : 0;
+    int rc = layer->moe ? experts_choose(f, pass, l, error) : 0;
     // While reads for this layer are on their way none for the next would start: then the guess can wait
     // until it can be a better one.
-    const bool guess_later = layer->moe && residency_awaits(residency);
+    const enum predictor_gate gate = experts_gate(f, pass);
+    const bool guess_later =
+        gate == PREDICTOR_GATE_DENSE || (gate == PREDICTOR_GATE_AUTO && residency_awaits(residency));
     if (!rc && layer->moe && !guess_later)
-        rc = experts_guess(f, pass->x, l + 1, error);
+        rc = experts_guess(f, pass, pass->x, l + 1, error);
     if (!rc)
         rc = residency_acquire(residency, &layer->gate.unit, 1, error);
     if (rc)
@@ -141,8 +143,8 @@ static int feed_forward(struct forward *f, const struct pass *pass, const struct
     residency_release(residency, &layer->gate.unit, 1);
     if (layer->moe) {
         struct lode_rows sum = forward_rows(f, BUFFER_EXPERT_SUM, pass->x.n, h->hidden);
-        if (guess_later && residency_wants_guess(residency, l + 1))
-            rc = experts_guess(f, with_dense(f, pass, layer, branch), l + 1, error);
+        if (guess_later && experts_wants_guess(f, pass, l + 1))
+            rc = experts_guess(f, pass, with_dense(f, pass, layer, branch), l + 1, error);
         if (!rc)
             rc = experts_run(f, pass, layer, sum, error);
         if (rc)

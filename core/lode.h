@@ -213,9 +213,16 @@ struct lode_engine_options {
     // Which experts stay in memory: a name of lode_policy_name, or the path of a shared object, with a '/' in
     // it or ending in ".so"; NULL: the first of the names.
     const char *policy;
-    const char *io;     // NULL or "auto", "uring", "threads": how the files are read; acts or fails
+    // How the files are read: NULL or "auto", "uring", "threads"; acts or fails. "mmap": they are mapped into
+    // memory, and the kernel's page cache decides what of them stays. Then the ceiling binds the pages only
+    // where a control group does, so that ram_bytes fails without one; policy, prefetch and ring do nothing,
+    // and what lode_offload_stats tells of hits and reads says nothing.
+    const char *io;
     const char *mirror; // a second copy of the model on another drive, read at the same time; may be NULL
-    bool no_prefetch;   // experts are read only when they have been chosen
+    // How the experts of the next layer are guessed for a token: a name of lode_predictor_name, or the path
+    // of a shared object as above; NULL: the first of the names. "none" is the same as no_prefetch.
+    const char *predictor;
+    bool no_prefetch; // experts are read only when they have been chosen
     uint32_t
         prefetch_ranks;   // experts of the next layer that are guessed for a token; 0: as many as it chooses
     uint32_t queue_depth; // reads in flight at once; 0: 16
@@ -223,6 +230,10 @@ struct lode_engine_options {
     bool no_repack;       // weights keep the order of the file in memory, which is slower to compute with
     const char *heat_dir; // where it is kept from run to run how often experts are chosen; NULL: nowhere
     bool cold;            // what is kept is neither used nor changed
+    // A file that what the run chooses, guesses and reads is recorded into (docs/trace-format.md); NULL:
+    // none. It is made when the first session is opened. A failed write ends the recording, not the run, and
+    // is told as a note. Needs a model with experts.
+    const char *trace_path;
     lode_progress_fn on_progress; // of loading
     lode_note_fn on_note;         // may be NULL
     void *user;
@@ -232,6 +243,9 @@ struct lode_engine_options lode_engine_options_default(void);
 
 // The policies for experts and what each does; NULL beyond the last.
 const char *lode_policy_name(size_t index, const char **out_summary);
+
+// Likewise for the predictors; the last of them is "none".
+const char *lode_predictor_name(size_t index, const char **out_summary);
 
 // Opens a model. Its weights are read when the first session tells how much memory is left for them.
 int lode_engine_open(struct lode_engine **out, const char *path, const struct lode_engine_options *options,

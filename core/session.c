@@ -224,6 +224,7 @@ int session_step(struct lode_session *session, const int32_t *ids, size_t count,
     session_parts_pass_begin(session, count);
     int rc = forward_step(session->forward, ids, (uint32_t)count, (uint32_t)want, out_logits, error);
     session_parts_pass_end(session, rc == 0);
+    engine_trace_check(session->engine);
     if (rc)
         return rc;
     memcpy(session->timeline + position, ids, count * sizeof *ids);

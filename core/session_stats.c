@@ -93,7 +93,7 @@ void lode_session_offload(const struct lode_session *session, struct lode_offloa
         .prefetch_wasted_bytes = now.prefetch_wasted_bytes - before->prefetch_wasted_bytes,
         .prefetch_on = now.prefetch_on,
         .policy = now.policy,
-        .io = choice.engine,
+        .io = engine->mapped ? "mmap" : choice.engine,
     };
     const uint64_t n_passes = now.decode_passes - before->decode_passes;
     out->hit_rate = out->choices ? (double)out->hits / (double)out->choices : 1;

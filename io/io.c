@@ -344,6 +344,7 @@ static void complete(struct io *io, struct io_completion *out, struct io_job *jo
 {
     out->tag = job->request.tag;
     out->status = job->status;
+    out->begun_bytes = job->request.length - job->given_up_bytes;
     out->error.code = LODE_OK;
     out->error.text[0] = '\0';
     if (out->status == IO_FAILED)

@@ -54,6 +54,7 @@ enum io_status { IO_DONE = 0, IO_FAILED = 1, IO_CANCELLED = 2 };
 struct io_completion {
     uint64_t tag;
     enum io_status status;
+    uint64_t begun_bytes;    // of the request, that had been begun to be read: all when it is done
     struct lode_error error; // filled when the status is IO_FAILED
 };
 

@@ -192,6 +192,12 @@ bool io_piece_is_quick_to_take(const struct io_piece *piece)
     return !drops && !piece->read.bounced;
 }
 
+static void give_up(struct io_job *job)
+{
+    job->given_up_bytes += job->request.length - job->claimed_bytes;
+    job->claimed_bytes = job->request.length;
+}
+
 static bool is_over(const struct io_job *job)
 {
     return job->pieces_in_flight == 0 && !io_job_has_more(job);
@@ -206,7 +212,7 @@ bool io_job_end_piece(struct io_job *job, const struct io_piece *piece)
         job->error_number = piece->error_number;
         job->fault_offset = piece->reached_offset;
         job->fault_copy = piece->copy;
-        job->claimed_bytes = job->request.length;
+        give_up(job);
     }
     return is_over(job);
 }
@@ -215,6 +221,6 @@ bool io_job_stop(struct io_job *job)
 {
     if (job->status == IO_DONE)
         job->status = IO_CANCELLED;
-    job->claimed_bytes = job->request.length;
+    give_up(job);
     return is_over(job);
 }

@@ -17,7 +17,8 @@ struct io_job {
     struct io_job *previous, *next;                 // in one list of the queue or of the common part
     struct io_job *pending_previous, *pending_next; // among all that were submitted and not reaped
     size_t piece_bytes;
-    size_t claimed_bytes; // handed out as pieces so far
+    size_t claimed_bytes;  // handed out as pieces so far, or given up
+    size_t given_up_bytes; // when it was stopped or failed
     uint32_t pieces_in_flight;
     enum io_status status;
     int error_number;      // of the first piece that failed; 0 when the file ended early

@@ -7,8 +7,8 @@
 #include <string.h>
 
 const struct policy_ops *const policy_table[] = {
-    &policy_heat,        &policy_lfu,       &policy_window_lfu, &policy_lfru,   &policy_mrs,
-    &policy_least_stale, &policy_layer_lru, &policy_lru,        &policy_static, NULL,
+    &policy_heat,      &policy_lfu, &policy_window_lfu, &policy_lfru,     &policy_mrs, &policy_least_stale,
+    &policy_layer_lru, &policy_lru, &policy_static,     &policy_by_layer, NULL,
 };
 
 const struct policy_ops *policy_find(const char *name)

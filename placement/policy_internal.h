@@ -5,7 +5,7 @@
 #include "placement/policy.h"
 
 extern const struct policy_ops policy_heat, policy_lfu, policy_window_lfu, policy_lfru, policy_mrs,
-    policy_least_stale, policy_layer_lru, policy_lru, policy_static;
+    policy_least_stale, policy_layer_lru, policy_lru, policy_static, policy_by_layer;
 
 // Allocates a zeroed policy of `size_bytes` that begins with a struct policy, and its scores: from -1 to 0 by
 // the heat of earlier runs, below anything that this run counts, so that it orders what was never used.

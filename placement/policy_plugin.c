@@ -1,107 +1,44 @@
 // Policies in shared objects: opened, checked, and tried before a model depends on them.
-//
-// The handle is closed with the engine, but the pages stay mapped (RTLD_NODELETE): names of policies are
-// handed out to statistics that outlive an engine, as those of the table may be.
 #include "placement/policy_plugin.h"
 
-#include <dlfcn.h>
-#include <errno.h>
+#include "placement/plugin.h"
+
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-enum { NAME_MAX_BYTES = 31 }; // it stands in tables and files
 
 struct policy_plugin {
     void *handle;
     const struct policy_ops *ops;
 };
 
+static bool is_taken(const char *name)
+{
+    return policy_find(name) != NULL;
+}
+
+static const struct plugin_kind policy_kind = {
+    .noun = "policy",
+    .header = "policy.h",
+    .abi_symbol = "lode_policy_abi",
+    .ops_symbol = "lode_policy",
+    .abi = POLICY_ABI,
+    .is_taken = is_taken,
+};
+
 bool policy_is_path(const char *name)
 {
-    const size_t length = strlen(name);
-    return strchr(name, '/') || (length > 3 && strcmp(name + length - 3, ".so") == 0);
-}
-
-static int check_file(const char *path, struct lode_error *error)
-{
-    struct stat status;
-    if (stat(path, &status))
-        return lode_fail(error, LODE_ERR_IO, "policy %s: %s", path, strerror(errno));
-    if (!S_ISREG(status.st_mode))
-        return lode_fail(error, LODE_ERR_IO, "policy %s: not a file", path);
-    return 0;
-}
-
-// dlopen looks for a bare name in the system's folders and not here.
-static void *open_object(const char *path, struct lode_error *error)
-{
-    char *here = NULL;
-    if (!strchr(path, '/') && asprintf(&here, "./%s", path) < 0) {
-        lode_fail(error, LODE_ERR_MEMORY, "no memory to open the policy %s", path);
-        return NULL;
-    }
-    void *handle = dlopen(here ? here : path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    free(here);
-    if (!handle)
-        lode_fail(error, LODE_ERR_FORMAT, "policy %s: not a shared object that can be opened: %s", path,
-                  dlerror());
-    return handle;
-}
-
-static const void *find_symbol(void *handle, const char *path, const char *symbol, struct lode_error *error)
-{
-    const void *found = dlsym(handle, symbol);
-    if (!found)
-        lode_fail(error, LODE_ERR_FORMAT,
-                  "policy %s: it has no symbol %s; a policy exports lode_policy_abi and lode_policy", path,
-                  symbol);
-    return found;
-}
-
-// ---- what it exports
-// ----------------------------------------------------------------------------------------
-
-static bool is_name(const char *name)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789-_";
-    const size_t length = strlen(name);
-    return length > 0 && length <= NAME_MAX_BYTES && strspn(name, allowed) == length;
-}
-
-static bool is_line(const char *text)
-{
-    for (; *text; text++)
-        if ((unsigned char)*text < ' ' || *text == 0x7f)
-            return false;
-    return true;
+    return plugin_is_path(name);
 }
 
 static int check_ops(const struct policy_ops *ops, const char *path, struct lode_error *error)
 {
-    const struct {
-        const char *what;
-        bool there;
-    } needed[] = {
+    const struct plugin_member needed[] = {
         {"name", ops->name},   {"summary", ops->summary}, {"open", ops->open},
         {"close", ops->close}, {"chosen", ops->chosen},   {"pass_end", ops->pass_end},
     };
-    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
-        if (!needed[i].there)
-            return lode_fail(error, LODE_ERR_FORMAT, "policy %s: lode_policy.%s is NULL", path,
-                             needed[i].what);
-    if (!is_name(ops->name))
-        return lode_fail(error, LODE_ERR_FORMAT,
-                         "policy %s: its name must be 1 to %d small letters, digits, '-' and '_'", path,
-                         NAME_MAX_BYTES);
-    if (policy_find(ops->name))
-        return lode_fail(error, LODE_ERR_FORMAT, "policy %s: its name '%s' is that of a built-in policy",
-                         path, ops->name);
-    if (!is_line(ops->summary))
-        return lode_fail(error, LODE_ERR_FORMAT, "policy %s: its summary must be one line of text", path);
-    return 0;
+    return plugin_check(path, &policy_kind, needed, sizeof needed / sizeof *needed, ops->name, ops->summary,
+                        error);
 }
 
 // ---- a trial
@@ -160,12 +97,8 @@ static int try_policy(const struct policy_ops *ops, const char *path, struct lod
     struct policy *policy = NULL;
     struct lode_error cause = {0};
     int rc = ops->open(&policy, &setup, &cause);
-    if (rc)
-        return lode_fail(error, rc < 0 && rc >= LODE_ERR_CANCELLED ? rc : LODE_ERR_FORMAT,
-                         "policy %s: its open has failed: %.200s", path,
-                         cause.text[0] ? cause.text : "it does not say why");
-    if (!policy)
-        return lode_fail(error, LODE_ERR_FORMAT, "policy %s: its open has made no policy", path);
+    if (rc || !policy)
+        return plugin_open_failed(path, &policy_kind, rc, &cause, error);
     rc = check_policy(policy, ops, path, error);
     if (rc) {
         ops->close(policy);
@@ -182,24 +115,11 @@ static int try_policy(const struct policy_ops *ops, const char *path, struct lod
 
 static int open_policy(struct policy_plugin *plugin, const char *path, struct lode_error *error)
 {
-    int rc = check_file(path, error);
+    const void *ops;
+    int rc = plugin_open(&plugin->handle, &ops, path, &policy_kind, error);
     if (rc)
         return rc;
-    plugin->handle = open_object(path, error);
-    if (!plugin->handle)
-        return error->code;
-    const uint32_t *abi = find_symbol(plugin->handle, path, "lode_policy_abi", error);
-    if (!abi)
-        return error->code;
-    if (*abi != POLICY_ABI)
-        return lode_fail(
-            error, LODE_ERR_UNSUPPORTED,
-            "policy %s: made for version %u of policy.h, this program has version %u: compile it "
-            "anew",
-            path, (unsigned)*abi, (unsigned)POLICY_ABI);
-    plugin->ops = find_symbol(plugin->handle, path, "lode_policy", error);
-    if (!plugin->ops)
-        return error->code;
+    plugin->ops = ops;
     rc = check_ops(plugin->ops, path, error);
     return rc ? rc : try_policy(plugin->ops, path, error);
 }
@@ -226,8 +146,7 @@ void policy_plugin_close(struct policy_plugin *plugin)
 {
     if (!plugin)
         return;
-    if (plugin->handle)
-        dlclose(plugin->handle);
+    plugin_close(plugin->handle);
     free(plugin);
 }
 

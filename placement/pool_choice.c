@@ -100,6 +100,8 @@ int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_toke
     }
     if (residency_decodes(residency))
         residency->layers[layer].hits += pool->n_ready;
+    else
+        residency->figures.prefill_hits += pool->n_ready;
     pool_settle_expected(pool, layer);
     int code = issue_backlog(pool, error);
     pool->idle_since_ns = pool->n_awaited ? 0 : io_now_ns(pool->residency->io);
@@ -128,6 +130,9 @@ static int await_one(struct pool *pool, struct lode_error *error)
         if (code == 0)
             code = issue_backlog(pool, error);
     }
+    for (uint32_t i = before; i < pool->n_ready; i++)
+        if (pool->slots[pool->slot_of[pool->ready[i]]].late)
+            residency->figures.prefetch_late_bytes += pool_expert_bytes(pool, pool->ready[i]);
     if (pool->n_ready > before)
         waits_for = pool->ready[before];
     if (waits_for != NOWHERE) {

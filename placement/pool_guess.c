@@ -24,6 +24,12 @@ void pool_settle_expected(struct pool *pool, uint32_t layer)
     pool->expected_layer = NOWHERE;
 }
 
+bool pool_has(const struct pool *pool, uint32_t unit)
+{
+    const uint32_t slot = pool->slot_of[pool->residency->expert_index[unit]];
+    return slot != NOWHERE && pool->slots[slot].state == SLOT_RESIDENT;
+}
+
 bool pool_awaits(const struct pool *pool)
 {
     return pool->n_awaited > 0 || pool->backlog_at < pool->n_backlog;

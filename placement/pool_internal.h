@@ -3,6 +3,7 @@
 #define LODE_POOL_INTERNAL_H
 
 #include "placement/residency_internal.h"
+#include "placement/trace.h"
 
 #define NOWHERE UINT32_MAX
 #define MAX_CLASSES 8
@@ -21,6 +22,9 @@ struct slot {
     bool filling;  // read at the start
     bool broken;   // a read of it was cancelled or failed
     uint8_t size_class;
+    uint8_t read;        // enum trace_read_kind: why its expert was or is read
+    uint64_t submit_ns;  // when
+    uint64_t came_bytes; // of it so far
 };
 
 struct size_class {

@@ -140,18 +140,19 @@ static int open_policy(struct pool *pool, struct lode_error *error)
 }
 
 struct ranked {
-    float heat;
+    double score;
     uint32_t expert;
 };
 
-static int hotter(const void *a, const void *b)
+static int better(const void *a, const void *b)
 {
     const struct ranked *x = a, *y = b;
-    if (x->heat != y->heat)
-        return x->heat < y->heat ? 1 : -1;
+    if (x->score != y->score)
+        return x->score < y->score ? 1 : -1;
     return (x->expert > y->expert) - (x->expert < y->expert);
 }
 
+// Experts that were chosen in earlier runs, in the order in which the policy would keep them: heat, for most.
 static int order_fill(struct pool *pool, struct lode_error *error)
 {
     if (!has_heat(pool))
@@ -159,11 +160,15 @@ static int order_fill(struct pool *pool, struct lode_error *error)
     struct ranked *ranked = calloc(pool->n_experts, sizeof *ranked);
     if (!ranked)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to order %u experts", pool->n_experts);
+    uint32_t n = 0;
     for (uint32_t e = 0; e < pool->n_experts; e++)
-        ranked[e] = (struct ranked){pool->residency->options.heat->mean[e], e};
-    qsort(ranked, pool->n_experts, sizeof *ranked, hotter);
-    for (uint32_t e = 0; e < pool->n_experts && ranked[e].heat > 0; e++)
-        pool->fill_order[pool->n_fill++] = ranked[e].expert;
+        if (pool->residency->options.heat->mean[e] > 0)
+            ranked[n++] = (struct ranked){pool->policy->score[e], e};
+    qsort(ranked, n, sizeof *ranked, better);
+    while (pool->n_fill < n) {
+        pool->fill_order[pool->n_fill] = ranked[pool->n_fill].expert;
+        pool->n_fill++;
+    }
     free(ranked);
     return 0;
 }

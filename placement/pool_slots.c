@@ -107,6 +107,9 @@ int pool_start_read(struct pool *pool, uint32_t expert, uint32_t slot, enum io_p
     struct slot *s = &pool->slots[slot];
     s->expert = expert;
     s->state = SLOT_READING;
+    s->came_bytes = 0;
+    s->read = s->filling ? TRACE_READ_FILL : priority == IO_DEMAND ? TRACE_READ_DEMAND : TRACE_READ_GUESS;
+    s->submit_ns = residency->options.trace ? io_now_ns(residency->io) : 0;
     if (pool->slot_of[expert] != slot) {
         pool->slot_of[expert] = slot;
         pool->in_layer[pool->layer_of[expert]]++;
@@ -128,10 +131,31 @@ int pool_start_read(struct pool *pool, uint32_t expert, uint32_t slot, enum io_p
 // ---- reads that end
 // ------------------------------------------------------------------------------------------
 
+static void count_bytes(const struct pool *pool, const struct slot *s)
+{
+    struct residency_figures *figures = &pool->residency->figures;
+    if (s->read == TRACE_READ_DEMAND)
+        figures->demand_bytes += s->came_bytes;
+    else if (s->read == TRACE_READ_GUESS)
+        figures->guess_bytes += s->came_bytes;
+}
+
+static void record_read(const struct pool *pool, const struct slot *s)
+{
+    const struct residency *residency = pool->residency;
+    const uint64_t bytes = pool_expert_bytes(pool, s->expert);
+    if (residency->options.trace)
+        trace_read(residency->options.trace, pool->layer_of[s->expert],
+                   residency->table->units[pool->unit_of[s->expert]].index, bytes,
+                   (enum trace_read_kind)s->read, s->submit_ns, io_now_ns(residency->io));
+}
+
 static void arrive(struct pool *pool, uint32_t slot)
 {
     struct slot *s = &pool->slots[slot];
     s->state = SLOT_RESIDENT;
+    count_bytes(pool, s);
+    record_read(pool, s);
     pool->missing[pool->layer_of[s->expert]]--;
     if (pool->policy->ops->admitted)
         pool->policy->ops->admitted(pool->policy, s->expert);
@@ -152,6 +176,10 @@ static void break_off(struct pool *pool, uint32_t slot)
     const uint32_t expert = s->expert;
     const bool wanted = s->wanted;
     s->broken = false;
+    count_bytes(pool, s);
+    if (s->guessed) // worth nothing, but only what had been begun was read
+        pool->residency->figures.prefetch_wasted_bytes += s->came_bytes;
+    s->guessed = false;
     if (wanted && pool->failure.code == LODE_OK) {
         pool_start_read(pool, expert, slot, IO_DEMAND, &pool->failure);
         if (s->n_reads > 0)
@@ -161,7 +189,6 @@ static void break_off(struct pool *pool, uint32_t slot)
         pool->n_awaited--;
     if (s->expert == NOWHERE)
         return;
-    pool_settle_guess(pool, s, false); // as if all of it had been read, which may be too much
     set_free(pool, slot);
 }
 
@@ -170,6 +197,7 @@ void pool_complete(struct pool *pool, uint32_t slot, const struct io_completion 
     struct slot *s = &pool->slots[slot];
     assert(s->state == SLOT_READING && s->n_reads > 0);
     s->n_reads--;
+    s->came_bytes += completion->begun_bytes;
     if (completion->status != IO_DONE) {
         s->broken = true;
         if (completion->status == IO_FAILED && s->wanted && pool->failure.code == LODE_OK)

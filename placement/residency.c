@@ -180,8 +180,28 @@ static int open_indices(struct residency *residency, struct lode_error *error)
     return 0;
 }
 
+// Nothing is allocated or read by anybody here: the kernel's page cache has the weights.
+static int open_mapped(struct residency *residency, struct lode_error *error)
+{
+    const struct residency_options *options = &residency->options;
+    if (!residency->device->host_memory)
+        return lode_fail(error, LODE_ERR_UNSUPPORTED, "mapped weights cannot be used by %s",
+                         residency->device->name);
+    int code = open_indices(residency, error);
+    if (code == 0)
+        code = mapped_place(&residency->homes, residency->parts, options->mapped, residency->table, error);
+    if (code == 0)
+        code = mapped_load(options->mapped, options->on_progress, options->user, error);
+    if (code == 0)
+        code = open_homes(residency, error);
+    io_count(residency->io, &residency->counted);
+    return code;
+}
+
 static int open_all(struct residency *residency, struct lode_error *error)
 {
+    if (residency->options.mapped)
+        return open_mapped(residency, error);
     const struct unit_table *table = residency->table;
     const bool host_memory = residency->device->host_memory;
     const uint64_t asked = residency->options.budget_bytes;
@@ -326,10 +346,14 @@ int residency_choose(struct residency *residency, const uint32_t *units, const u
     }
     if (decodes && n)
         residency->layers[residency->table->units[units[0]].layer].choices += n;
+    else
+        residency->figures.prefill_choices += n;
     if (residency->pool)
         return pool_choose(residency->pool, units, n_tokens, n, error);
     if (decodes && n)
         residency->layers[residency->table->units[units[0]].layer].hits += n;
+    else
+        residency->figures.prefill_hits += n;
     residency->chosen = units;
     residency->n_chosen = n;
     return 0;
@@ -347,6 +371,11 @@ int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *o
     residency->chosen += *out_n;
     residency->n_chosen -= *out_n;
     return 0;
+}
+
+bool residency_has(const struct residency *residency, uint32_t unit)
+{
+    return !residency->pool || residency->homes.home[unit] != HOME_POOL || pool_has(residency->pool, unit);
 }
 
 bool residency_awaits(const struct residency *residency)
@@ -390,6 +419,11 @@ int residency_fetch_rows(struct residency *residency, uint32_t unit, uint32_t pa
 
 // ---- passes and figures
 // --------------------------------------------------------------------------------------
+
+uint64_t residency_now_ns(const struct residency *residency)
+{
+    return io_now_ns(residency->io);
+}
 
 void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (*keep_going)(void *user),
                           void *user)
@@ -435,6 +469,7 @@ void residency_stalled(struct residency *residency, uint32_t unit, enum residenc
     struct residency_stall *stall = &residency->stall;
     const uint32_t layer = residency->table->units[unit].layer;
     stall->total_ns += ns;
+    residency->figures.stall_ns[kind] += ns;
     if (ns > stall->worst_ns) {
         stall->worst_ns = ns;
         stall->worst_unit = unit;

@@ -13,6 +13,7 @@
 #include "backends/backend.h"
 #include "io/io.h"
 #include "placement/heat.h"
+#include "placement/mapped.h"
 #include "placement/policy.h"
 #include "placement/unit.h"
 
@@ -33,6 +34,10 @@ struct residency_options {
     bool no_prefetch;
     uint32_t prefetch_ranks; // experts that are guessed for the token of a decode pass; 0: used_per_layer
     uint64_t ring_bytes;     // as in struct homes_request
+    // Weights stay where the files are mapped, all of them, and nothing is read here; the budget does not
+    // matter. Outlives the residency; needs a device of host memory. NULL: not mapped.
+    const struct mapped *mapped;
+    struct trace_writer *trace;        // where reads of experts are recorded; may be NULL
     residency_progress_fn on_progress; // of the start; may be NULL
     // A part, by its index in the table, of a unit that stays in memory has been read. May be NULL.
     void (*on_part)(void *user, uint32_t part, void *memory);
@@ -78,6 +83,10 @@ int residency_choose(struct residency *residency, const uint32_t *units, const u
 int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,
                    struct lode_error *error);
 
+// Whether an expert is in memory: always where it is pinned. Between residency_choose and the next call of
+// the residency this is what the choice found, and what it counted as hits.
+bool residency_has(const struct residency *residency, uint32_t unit);
+
 // True while reads for the last choice are on their way.
 bool residency_awaits(const struct residency *residency);
 
@@ -110,8 +119,11 @@ void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (
                           void *user);
 void residency_pass_end(struct residency *residency, bool complete);
 
+// The present, as io_now_ns.
+uint64_t residency_now_ns(const struct residency *residency);
+
 // A wait of the last pass.
-enum residency_wait { WAIT_NONE, WAIT_DEMAND, WAIT_GUESSED, WAIT_STREAM, WAIT_ROWS };
+enum residency_wait { WAIT_NONE, WAIT_DEMAND, WAIT_GUESSED, WAIT_STREAM, WAIT_ROWS, N_WAITS };
 
 struct residency_stall {
     uint64_t total_ns, worst_ns;
@@ -133,10 +145,15 @@ struct residency_figures {
     uint64_t pinned_bytes, pool_bytes, ring_bytes, streamed_bytes;
     uint32_t pool_slots, n_experts;
     uint64_t load_bytes, prefill_bytes, decode_bytes; // read from the files
-    uint64_t choices, hits, reused; // of decode; reused: chosen for the token before as well
+    uint64_t choices, hits, reused;         // of decode; reused: chosen for the token before as well
+    uint64_t prefill_choices, prefill_hits; // different experts of a pass in a layer
     uint64_t prefill_stall_ns, decode_stall_ns;
     uint64_t decode_passes, decode_ns, decode_busy_ns; // of one token; busy: with a read in flight
     uint64_t prefetch_useful_bytes, prefetch_wasted_bytes;
+    uint64_t prefetch_late_bytes; // of the useful: there was a wait for them
+    // Read since the start, of passes: experts on demand and on a guess, dense units, rows.
+    uint64_t demand_bytes, guess_bytes, ring_read_bytes, row_read_bytes;
+    uint64_t stall_ns[N_WAITS];   // of passes, by cause
     uint64_t busy_ns, read_bytes; // of the whole run
     bool prefetch_on;
     const char *policy;

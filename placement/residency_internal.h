@@ -99,6 +99,7 @@ int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_toke
 int pool_take(struct pool *pool, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,
               struct lode_error *error);
 void pool_release(struct pool *pool, uint32_t unit);
+bool pool_has(const struct pool *pool, uint32_t unit);
 bool pool_awaits(const struct pool *pool);
 bool pool_wants_guess(const struct pool *pool, uint32_t layer);
 void pool_guess(struct pool *pool, const uint32_t *units, uint32_t n, bool certain);

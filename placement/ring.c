@@ -183,6 +183,9 @@ void ring_complete(struct ring *ring, uint32_t index, const struct io_completion
     struct entry *entry = &ring->entries[index];
     assert(entry->state == PART_READING);
     entry->state = completion->status == IO_DONE ? PART_RESIDENT : PART_FAILED;
+    if (entry->state == PART_RESIDENT)
+        ring->residency->figures.ring_read_bytes +=
+            ring->residency->table->parts[ring->cycle[entry->position].part].bytes;
     if (entry->state == PART_FAILED)
         entry->failure = completion->error;
     take_back(ring);

@@ -175,6 +175,7 @@ static int read_row(struct rows *rows, uint32_t unit, const struct extent *table
     struct lode_error cause;
     if (io_submit(rows->residency->io, &request, &cause) != 0)
         return residency_fail_for(rows->residency, unit, error, &cause);
+    rows->residency->figures.row_read_bytes += row_bytes;
     rows->misses[rows->n_misses++] = id;
     rows->n_pending++;
     return 0;

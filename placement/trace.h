@@ -71,14 +71,16 @@ int trace_writer_open(struct trace_writer **out, const char *path, const struct 
 // Writes what is left and the end, and frees the writer (which may be NULL) in any case.
 int trace_writer_close(struct trace_writer *writer, struct lode_error *error);
 
-// Everything that the writer has allocated.
+// Everything that the writer has allocated; and what any writer allocates at most.
 uint64_t trace_writer_memory_bytes(const struct trace_writer *writer);
+uint64_t trace_writer_most_bytes(void);
 
 // How long the steering thread has waited for a free block so far.
 uint64_t trace_writer_waited_ns(const struct trace_writer *writer);
 
-// True once a write has failed.
+// True once a write has failed; and why it has, or NULL. The text is the writer's.
 bool trace_writer_failed(const struct trace_writer *writer);
+const char *trace_writer_failure(const struct trace_writer *writer);
 
 // The next pass begins a conversation. Without this call, one begins with each pass at position 0. `domain`
 // says where it is from; of it TRACE_DOMAIN_SIZE - 1 bytes are kept. Between passes only.

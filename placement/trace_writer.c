@@ -19,6 +19,9 @@
 // drive makes the writer wait.
 enum { N_BLOCKS = 32, BLOCK_BYTES = 64 << 10, STACK_BYTES = 256 << 10, LEVEL = 3, PATH_BYTES = 512 };
 
+// What the compressor takes for blocks of this size and level: 0.6 MiB with zstd 1.5.
+#define ZSTD_MOST_BYTES (UINT64_C(2) << 20)
+
 // A block that has been begun is written after this long, even if it is not full, so that a crash costs
 // little.
 #define FLUSH_NS UINT64_C(1000000000)
@@ -53,7 +56,7 @@ struct trace_writer {
     uint8_t *frame;   // [TRACE_BLOCK_HEADER_BYTES + frame_capacity]
     size_t frame_capacity;
     atomic_bool failed;
-    struct lode_error error; // read when the thread has ended
+    struct lode_error error; // as it was when `failed` was set
 };
 
 // ---- the writing thread
@@ -115,7 +118,7 @@ static void *write_blocks(void *user)
         }
         const bool last = w->blocks[at].last;
         if (!atomic_load_explicit(&w->failed, memory_order_relaxed) && write_block(w, &w->blocks[at]) != 0)
-            atomic_store_explicit(&w->failed, true, memory_order_relaxed);
+            atomic_store_explicit(&w->failed, true, memory_order_release);
         sem_post(&w->free_blocks);
         if (last)
             return NULL;
@@ -228,9 +231,20 @@ uint64_t trace_writer_waited_ns(const struct trace_writer *w)
     return w->waited_ns;
 }
 
+uint64_t trace_writer_most_bytes(void)
+{
+    return sizeof(struct trace_writer) + N_BLOCKS * sizeof(struct block) + BLOCK_BYTES + 64 +
+           TRACE_BLOCK_HEADER_BYTES + ZSTD_compressBound(BLOCK_BYTES + 64) + ZSTD_MOST_BYTES + STACK_BYTES;
+}
+
 bool trace_writer_failed(const struct trace_writer *w)
 {
-    return atomic_load_explicit(&w->failed, memory_order_relaxed);
+    return atomic_load_explicit(&w->failed, memory_order_acquire);
+}
+
+const char *trace_writer_failure(const struct trace_writer *w)
+{
+    return trace_writer_failed(w) ? w->error.text : NULL;
 }
 
 // ---- the steering thread

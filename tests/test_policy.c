@@ -1,5 +1,6 @@
 // Policies: each rule against a plain reimplementation of it, and what all of them promise.
 #include "placement/policy.h"
+#include "tests/placement_world.h"
 
 #include <criterion/criterion.h>
 #include <malloc.h>
@@ -70,8 +71,8 @@ static uint32_t random_below(uint64_t *state, uint32_t end)
 
 Test(policy, finds_every_one_by_name_and_begins_with_heat)
 {
-    static const char *const names[] = {"heat",      "lfu",         "window-lfu", "lfru",  "mrs",
-                                        "layer-lru", "least-stale", "lru",        "static"};
+    static const char *const names[] = {"heat",      "lfu",         "window-lfu", "lfru",   "mrs",
+                                        "layer-lru", "least-stale", "lru",        "static", "by-layer"};
     size_t n = 0;
     for (; policy_table[n]; n++) {
         cr_assert_eq(policy_find(policy_table[n]->name), policy_table[n]);
@@ -95,12 +96,20 @@ Test(policy, only_layer_lru_keeps_victims_within_the_layer)
 // ---- what all promise
 // ----------------------------------------------------------------------------------------
 
-Test(policy, every_one_orders_unused_units_by_heat_and_below_used_ones)
+// Neither heat nor use changes its scores.
+static bool is_by_position(const struct policy_ops *ops)
+{
+    return strcmp(ops->name, "by-layer") == 0;
+}
+
+Test(policy, every_one_but_by_layer_orders_unused_units_by_heat_and_below_used_ones)
 {
     float heat[UNITS];
     for (uint32_t u = 0; u < UNITS; u++)
         heat[u] = (float)((u * 7) % UNITS) / UNITS / 20; // no unit hot enough to outweigh a choice
     for (size_t i = 0; policy_table[i]; i++) {
+        if (is_by_position(policy_table[i]))
+            continue;
         struct policy *policy = open_policy(policy_table[i]->name, heat);
         for (uint32_t u = 0; u < UNITS; u++)
             for (uint32_t v = 0; v < UNITS; v++)
@@ -151,7 +160,7 @@ Test(policy, every_one_stays_finite_over_long_prompts_and_cancelled_passes)
         for (uint32_t u = 0; u < UNITS; u++)
             cr_assert(isfinite(policy->score[u]), "%s", policy_table[i]->name);
         choose_alone(policy, 5);
-        for (uint32_t u = 0; u < UNITS; u++)
+        for (uint32_t u = 0; u < UNITS && !is_by_position(policy_table[i]); u++)
             cr_assert_leq(policy->score[u], policy->score[5], "%s", policy_table[i]->name);
         close_policy(policy);
     }
@@ -366,6 +375,72 @@ Test(policy, static_without_heat_counts_from_the_start)
     cr_assert_gt(policy->score[4], policy->score[5]);
     cr_assert_gt(policy->score[5], policy->score[6]);
     close_policy(policy);
+}
+
+Test(policy, by_layer_scores_by_the_position_whatever_is_chosen)
+{
+    float heat[UNITS];
+    for (uint32_t u = 0; u < UNITS; u++)
+        heat[u] = (float)u;
+    struct policy *policy = open_policy("by-layer", NULL), *warm = open_policy("by-layer", heat);
+    double before[UNITS];
+    memcpy(before, policy->score, sizeof before);
+    for (uint32_t u = 1; u < UNITS; u++)
+        cr_assert_lt(policy->score[u], policy->score[u - 1]);
+    for (uint32_t i = 0; i < 100; i++) {
+        choose_alone(policy, UNITS - 1);
+        choose(policy, UNITS / 2, 50);
+        end_pass(policy, 100);
+    }
+    cr_assert_arr_eq(policy->score, before, sizeof before);
+    cr_assert_arr_eq(warm->score, before, sizeof before);
+    close_policy(policy);
+    close_policy(warm);
+}
+
+// One pass over many tokens that choose every expert, then which ones are there: they are asked for one by
+// one from the first on, and the count stops to grow at the first that is read.
+static uint32_t first_missing(uint32_t n_slots, uint32_t n_passes, uint32_t last_choice)
+{
+    struct world w;
+    uint32_t units[WORLD_EXPERTS], n = 0;
+    world_set_up(&w, true);
+    w.options.policy = policy_find("by-layer");
+    world_add_experts(&w);
+    world_open_file(&w, NULL, 0);
+    world_open(&w, IO_ALIGN_BYTES * (1 + 2 * (uint64_t)n_slots));
+    cr_assert_eq(world_figures(&w).pool_slots, n_slots);
+    for (uint32_t pass = 0; pass < n_passes; pass++) {
+        residency_pass_begin(w.residency, 100, NULL, NULL);
+        for (uint32_t layer = 0; layer < WORLD_LAYERS; layer++) {
+            for (uint32_t e = 0; e < WORLD_EXPERTS; e++)
+                units[e] = world_expert(layer, e);
+            world_use(&w, units, layer + 1 == WORLD_LAYERS ? last_choice : WORLD_EXPERTS);
+        }
+        residency_pass_end(w.residency, true);
+    }
+    residency_pass_begin(w.residency, 1, NULL, NULL);
+    for (; n < WORLD_LAYERS * WORLD_EXPERTS; n++) {
+        const uint64_t read_bytes = world_read_bytes(&w);
+        const uint32_t unit = world_expert(n / WORLD_EXPERTS, n % WORLD_EXPERTS);
+        world_use(&w, &unit, 1);
+        if (world_read_bytes(&w) > read_bytes)
+            break;
+    }
+    residency_pass_end(w.residency, true);
+    world_tear_down(&w);
+    return n;
+}
+
+Test(policy, by_layer_fills_the_pool_with_the_first_layers_and_leaves_the_slots_that_a_layer_passes_through)
+{
+    for (uint32_t n_passes = 1; n_passes <= 3; n_passes++) {
+        // The slots, less those that the last layer's choice has come into.
+        cr_assert_eq(first_missing(3 * WORLD_EXPERTS, n_passes, WORLD_EXPERTS), 2 * WORLD_EXPERTS);
+        cr_assert_eq(first_missing(2 * WORLD_EXPERTS, n_passes, WORLD_EXPERTS), WORLD_EXPERTS);
+        cr_assert_eq(first_missing(2 * WORLD_EXPERTS + 5, n_passes, WORLD_EXPERTS), WORLD_EXPERTS + 5);
+        cr_assert_eq(first_missing(3 * WORLD_EXPERTS, n_passes, 4), 3 * WORLD_EXPERTS - 4);
+    }
 }
 
 // The rule of the head comment of policy_heat.c, with all frequencies brought up to date at every step.

@@ -34,7 +34,7 @@ static const char usage[] =
     "  --logits OUT        file to write the logits to\n"
     "  --compare REF       file of reference logits\n"
     "  --json              one JSON object\n"
-    "  -m, --model FILE    the same as MODEL\n" MODEL_PLAN_USAGE MODEL_USAGE
+    "  -m, --model FILE    the same as MODEL\n" MODEL_PLAN_USAGE ROUTING_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "Examples:\n"
     "  lode eval m.gguf -f wiki.test.raw --chunks 20\n"
@@ -82,6 +82,7 @@ static bool parse(struct eval *eval, int argc, char **argv, int *exit_code)
     const struct option options[] = {
         MODEL_OPTIONS(eval->model),
         SESSION_OPTIONS(eval->model),
+        ROUTING_OPTIONS(eval->model),
         MODEL_PLAN_OPTION(eval->plan),
         OPTION_IS_TEXT("file", 'f', &eval->text_path),
         OPTION_IS_COUNT("chunks", 0, &eval->max_chunks, 1, UINT32_MAX),

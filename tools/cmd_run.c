@@ -36,8 +36,8 @@ static const char usage[] =
     "  --ignore-eos  --special    go on after the model's end; show control tokens in the text\n"
     "  --no-special --no-bos special tokens in the prompt are plain text; no <bos> in front of it\n"
     "  --json                one JSON object with text, ids and figures instead of streamed text\n"
-    "  --stats FILE          write the figures as JSON\n"
-    "  --explain-stalls      at the end, what the slowest tokens waited for\n" MODEL_PLAN_USAGE MODEL_USAGE
+    "  --stats FILE  --explain-stalls    the figures as JSON; what the slowest tokens waited "
+    "for\n" MODEL_PLAN_USAGE ROUTING_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C), 143 terminated.\n"
     "Examples:\n"
     "  lode run -p 'Once upon a time' -n 100 --temp 0\n"
@@ -85,6 +85,7 @@ static bool parse(struct run *run, int argc, char **argv, int *exit_code)
     const struct option options[] = {
         MODEL_OPTIONS(run->model),
         SESSION_OPTIONS(run->model),
+        ROUTING_OPTIONS(run->model),
         SAMPLING_OPTIONS(run->sampling),
         MODEL_PLAN_OPTION(run->plan),
         {.name = "prompt",

@@ -20,7 +20,7 @@
 
 const char *const model_isa_choices[] = {"auto", "portable", "avx2", "avx2-vnni", "avx512", "amx", NULL};
 const char *const model_kv_choices[] = {"f16", "q8_0", "f32", NULL}; // in the order of enum lode_kv_type
-const char *const model_io_choices[] = {"auto", "uring", "threads", NULL};
+const char *const model_io_choices[] = {"auto", "uring", "threads", "mmap", NULL};
 
 // The source tree first: a fresh build beside an older installation shall use its own files.
 static const char *demo_model(void)
@@ -99,6 +99,8 @@ static struct lode_engine_options engine_options(struct model_options *options)
     engine.isa = options->isa == 0 ? NULL : model_isa_choices[options->isa];
     engine.ram_bytes = options->ram_bytes;
     engine.policy = options->policy;
+    engine.predictor = options->predictor;
+    engine.trace_path = options->trace;
     engine.io = options->io == 0 ? NULL : model_io_choices[options->io];
     engine.mirror = options->mirror;
     engine.no_prefetch = options->no_prefetch;
@@ -135,6 +137,10 @@ int model_open(struct lode_engine **out, struct model_options *options, const ch
     options->listener = (struct model_listener){.command = command, .quiet = options->quiet};
     *out = NULL;
     find_heat(options);
+    if (options->predictor && strcmp(options->predictor, "none") == 0) {
+        options->predictor = NULL;
+        options->no_prefetch = true;
+    }
     int code = settle_open(options, command, error);
     if (code)
         return code;

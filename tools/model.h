@@ -27,6 +27,7 @@ struct model_options {
     int isa, kv, io;    // indices of the choices below; kv is also the enum lode_kv_type
     uint64_t ram_bytes; // 0: what the machine has
     const char *policy, *mirror;
+    const char *predictor, *trace; // of the commands that take ROUTING_OPTIONS
     bool no_prefetch, no_repack, cold;
     uint32_t prefetch_ranks, queue_depth; // 0: the engine's own; these and ring_bytes
     uint64_t ring_bytes;
@@ -56,16 +57,21 @@ extern const char *const model_io_choices[];
         OPTION_IS_COUNT("prefetch-ranks", 0, &(m).prefetch_ranks, 1, 4096),                                  \
         OPTION_IS_COUNT("queue-depth", 0, &(m).queue_depth, 1, 256),                                         \
         OPTION_IS_BYTES("ring", &(m).ring_bytes, 4096), OPTION_IS_FLAG("no-repack", 0, &(m).no_repack)
+#define ROUTING_OPTIONS(m)                                                                                   \
+    OPTION_IS_PLUGIN("predict", &(m).predictor, lode_predictor_name, ".so"),                                 \
+        OPTION_IS_TEXT("trace", 0, &(m).trace)
 #define SESSION_OPTIONS(m)                                                                                   \
     OPTION_IS_COUNT("context", 'c', &(m).context, 1, 16 << 20),                                              \
         OPTION_IS_COUNT("batch", 'b', &(m).batch, 1, 64 << 10),                                              \
         OPTION_IS_CHOICE("kv", &(m).kv, model_kv_choices)
 
-// How the help pages tell of both.
+// How the help pages tell of them.
+#define ROUTING_USAGE                                                                                        \
+    "  --predict NAME|none|help  how experts are guessed; --trace FILE  record their choices (lode trace)\n"
 #define MODEL_USAGE                                                                                          \
     "  --ram SIZE|auto  ceiling for all memory; reading what is beyond: --ring SIZE  --queue-depth N\n"      \
-    "  --policy NAME|help  --io auto|uring|threads  --mirror FILE --no-prefetch --prefetch-ranks N --cold\n" \
-    "  -t, --threads N  --isa auto|avx2|avx512|…  -b, --batch N  --kv f16|q8_0|f32  --no-repack\n"
+    "  --policy NAME|help  --io auto|uring|threads|mmap  --mirror FILE --no-prefetch --prefetch-ranks N\n"   \
+    "  --cold  -t, --threads N  --isa auto|avx2|avx512|…  -b, --batch N  --kv f16|q8_0|f32  --no-repack\n"
 
 // Settles which model file is meant: the option or operand if given, $LODE_MODEL, else the demo model, of
 // which a note tells. Returns the exit code; the path is valid as long as the program.

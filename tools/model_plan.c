@@ -73,7 +73,7 @@ static int find_engine(struct model_plan *plan, const struct model_options *opti
             "the machine was measured with the kernels for %s, and this run computes with those for %s",
             measured->isa, isa);
     plan->teaches = plan->asked.threads == measured->threads && !options->no_repack && !options->policy &&
-                    !options->mirror && !options->io;
+                    !options->predictor && !options->mirror && !options->io;
     free(cpu);
     return code;
 }
@@ -140,7 +140,7 @@ static void fill_in(struct model_plan *plan, struct model_options *options)
     }
     if (!options->ring_bytes)
         options->ring_bytes = plan->plan.ring_bytes;
-    if (!options->prefetch_ranks) // ranks that were asked for are guesses that were asked for
+    if (!options->prefetch_ranks && !options->predictor) // how to guess was asked for, so guesses were
         options->no_prefetch |= !plan->plan.prefetch;
 }
 

@@ -161,7 +161,7 @@ static struct tune_settings fill_in(struct model_options *options, const struct 
         options->queue_depth = set.queue_depth = tuned->queue_depth;
     if (!options->ring_bytes)
         options->ring_bytes = set.ring_bytes = tuned->ring_bytes;
-    if (!options->no_prefetch && !options->prefetch_ranks) {
+    if (!options->no_prefetch && !options->prefetch_ranks && !options->predictor) {
         options->no_prefetch = set.no_prefetch = tuned->no_prefetch;
         options->prefetch_ranks = set.prefetch_ranks = tuned->prefetch_ranks;
     }
