@@ -3,9 +3,9 @@
 //     build/bench/policies [--slots 8,16,…] [--policy NAME|FILE.so,…] [--shared] [--first N] [--tokens N]
 //     TRACE
 //
-// bench/policy_replay.h says what is counted. No time: more hits are not always more tokens a second.
-#include "bench/policy_replay.h"
+// placement/slot_sim.h says what is counted. No time: more hits are not always more tokens a second.
 #include "placement/policy_plugin.h"
+#include "placement/slot_sim.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ struct row {
 
 struct bench {
     const char *trace_path;
-    struct policy_replay replay;
+    struct slot_sim sim;
     uint32_t slots[MAX_COLUMNS];
     size_t n_slots;
     struct row rows[MAX_ROWS];
@@ -80,9 +80,9 @@ static int take_option(struct bench *bench, const char *name, char *value)
     if (strcmp(name, "--policy") == 0)
         return read_policies(bench, value);
     if (strcmp(name, "--first") == 0)
-        return read_number(&bench->replay.first, value, name);
+        return read_number(&bench->sim.first, value, name);
     if (strcmp(name, "--tokens") == 0)
-        return read_number(&bench->replay.tokens, value, name);
+        return read_number(&bench->sim.tokens, value, name);
     fprintf(stderr, "policies: unknown option '%s'\n", name);
     return -1;
 }
@@ -94,9 +94,9 @@ static int read_arguments(struct bench *bench, int argc, char **argv)
     memcpy(bench->slots, usual, sizeof usual);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--shared") == 0) {
-            bench->replay.shared = true;
+            bench->sim.shared = true;
         } else if (strcmp(argv[i], "--by-expert") == 0) {
-            bench->replay.by_expert = true;
+            bench->sim.by_expert = true;
         } else if (strncmp(argv[i], "--", 2) == 0) {
             if (i + 1 == argc) {
                 fprintf(stderr, "policies: %s needs a value\n", argv[i]);
@@ -126,12 +126,12 @@ static int print_row(const struct bench *bench, const struct trace *trace, const
 {
     printf(ops ? "| `%s` |" : "| %s |", ops ? ops->name : "Belady");
     for (size_t i = 0; i < bench->n_slots; i++) {
-        struct policy_replay replay = bench->replay;
-        struct policy_hits hits = {0};
+        struct slot_sim sim = bench->sim;
+        struct slot_hits hits = {0};
         struct lode_error error = {0};
-        replay.slots = bench->slots[i];
-        if (ops ? policy_replay(&hits, &replay, trace, ops, &error)
-                : policy_replay_belady(&hits, &replay, trace, &error)) {
+        sim.slots = bench->slots[i];
+        if (ops ? slot_sim_run(&hits, &sim, trace, ops, &error)
+                : slot_sim_belady(&hits, &sim, trace, &error)) {
             printf("\n");
             fprintf(stderr, "policies: %s\n", error.text);
             return -1;
@@ -145,9 +145,9 @@ static int print_row(const struct bench *bench, const struct trace *trace, const
 
 static int print_table(const struct bench *bench, const struct trace *trace)
 {
-    const uint32_t asked = bench->replay.tokens;
+    const uint32_t asked = bench->sim.tokens;
     const uint32_t n_tokens = asked && asked < trace->n_tokens ? asked : trace->n_tokens;
-    printf("| hits, %%, tokens %u to %u |", bench->replay.first, n_tokens);
+    printf("| hits, %%, tokens %u to %u |", bench->sim.first, n_tokens);
     for (size_t i = 0; i < bench->n_slots; i++)
         printf(" %u |", bench->slots[i]);
     printf("\n|---|");
