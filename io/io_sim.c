@@ -3,7 +3,7 @@
 // Between two events (the last byte of a read has come; its latency is over) rates do not change, so reading
 // is followed from event to event. Bytes are counted down at events alone, not when somebody looks: how often
 // the clock is looked at does not show in the times. An event that falls between two nanoseconds is at the
-// later one.
+// later one. Where others slow the drive, waiting for it begins and ends with an event, too.
 #include "io/io_sim.h"
 
 #include "io/io_internal.h"
@@ -34,8 +34,11 @@ struct io_sim {
     struct sim_clock *clock;
     uint64_t at_ns;    // how far reading has been followed; the present of the queue
     uint64_t event_ns; // when a read began, ended or had come last
+    uint64_t next_ns;  // when the next one ends or has come; UINT64_MAX: none is in flight
     uint64_t latency_ns;
-    double *bytes_per_ns; // [n_slots + 1] by the reads in flight
+    double share_beside, share; // of the rate while others move the clock on, and now
+    double *bytes_per_ns;       // [n_slots + 1] by the reads in flight
+    double each_bytes_per_ns;   // since the last event, of each read whose bytes are still on their way
     uint32_t n_slots, n_reads;
     struct sim_read reads[]; // in flight, in the order of their start
 };
@@ -48,40 +51,48 @@ static struct io_sim *sim_of(struct io_engine *engine)
 // ---- what happens
 // ------------------------------------------------------------------------------------------------
 
-// The rate of each read whose bytes are still on their way; 0 when there is none.
-static double share_of_rate(const struct io_sim *sim)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < sim->n_reads; i++)
-        n += sim->reads[i].left_bytes > 0;
-    return n ? sim->bytes_per_ns[sim->n_reads] / n : 0;
-}
-
-// Counts down what has come since the last event.
+// Counts down what has come since the last event. To be followed by find_next_event.
 static void settle(struct io_sim *sim)
 {
-    const double share = share_of_rate(sim), passed_ns = (double)(sim->at_ns - sim->event_ns);
+    const double came_bytes = sim->each_bytes_per_ns * (double)(sim->at_ns - sim->event_ns);
     for (uint32_t i = 0; i < sim->n_reads; i++) {
         double *left = &sim->reads[i].left_bytes;
-        *left -= *left > 0 ? share * passed_ns : 0;
+        *left -= *left > 0 ? came_bytes : 0;
         *left = *left < LEAST_BYTES ? 0 : *left;
     }
     sim->event_ns = sim->at_ns;
 }
 
-// UINT64_MAX while nothing is in flight.
-static uint64_t next_event_ns(const struct io_sim *sim)
+// After every change of what is in flight and of the rate.
+static void find_next_event(struct io_sim *sim)
 {
-    const double share = share_of_rate(sim);
     uint64_t next_ns = UINT64_MAX;
+    double least_bytes = INFINITY;
+    uint32_t n = 0; // whose bytes are still on their way
     for (uint32_t i = 0; i < sim->n_reads; i++) {
         const struct sim_read *read = &sim->reads[i];
-        uint64_t event_ns = read->earliest_ns;
-        if (read->left_bytes > 0)
-            event_ns = sim->event_ns + (uint64_t)ceil(read->left_bytes / share);
-        next_ns = event_ns < next_ns ? event_ns : next_ns;
+        if (read->left_bytes > 0) {
+            n++;
+            least_bytes = read->left_bytes < least_bytes ? read->left_bytes : least_bytes;
+        } else if (read->earliest_ns < next_ns) {
+            next_ns = read->earliest_ns;
+        }
     }
-    return next_ns;
+    sim->each_bytes_per_ns = n ? sim->bytes_per_ns[sim->n_reads] * sim->share / n : 0;
+    if (n) {
+        const uint64_t come_ns = sim->event_ns + (uint64_t)ceil(least_bytes / sim->each_bytes_per_ns);
+        next_ns = come_ns < next_ns ? come_ns : next_ns;
+    }
+    sim->next_ns = next_ns;
+}
+
+static void set_share(struct io_sim *sim, double share)
+{
+    if (sim->share == share)
+        return;
+    settle(sim);
+    sim->share = share;
+    find_next_event(sim);
 }
 
 // At the end of a file there is no whole block.
@@ -103,6 +114,7 @@ static void start_reads(struct io_sim *sim)
         read->left_bytes = (double)read->came_bytes;
         read->earliest_ns = sim->at_ns + sim->latency_ns;
     }
+    find_next_event(sim);
 }
 
 static void end_read(struct io_sim *sim, struct sim_read *read)
@@ -130,14 +142,21 @@ static void end_reads(struct io_sim *sim)
 // Does all that happens up to a time.
 static void follow(struct io_sim *sim, uint64_t until_ns)
 {
-    uint64_t next_ns;
-    while ((next_ns = next_event_ns(sim)) <= until_ns && sim->n_reads > 0) {
-        sim->at_ns = next_ns;
+    while (sim->next_ns <= until_ns && sim->n_reads > 0) {
+        sim->at_ns = sim->next_ns;
         settle(sim);
         end_reads(sim);
+        find_next_event(sim);
         start_reads(sim);
     }
     sim->at_ns = until_ns > sim->at_ns ? until_ns : sim->at_ns;
+}
+
+uint32_t io_sim_reads(struct io_sim *sim)
+{
+    if (sim->n_reads > 0)
+        follow(sim, sim->clock->now_ns);
+    return sim->n_reads;
 }
 
 // ---- the engine
@@ -163,13 +182,15 @@ static void sim_wait(struct io_engine *base, int64_t deadline_ns)
 {
     struct io_sim *sim = sim_of(base);
     const struct io_queue *queue = base->queue;
+    set_share(sim, 1);
     while (queue->n_ended < queue->n_wanted && sim->n_reads > 0) {
-        const uint64_t next_ns = next_event_ns(sim);
+        const uint64_t next_ns = sim->next_ns;
         const bool late = deadline_ns >= 0 && next_ns > (uint64_t)deadline_ns;
         follow(sim, late ? (uint64_t)deadline_ns : next_ns);
         if (late)
             break;
     }
+    set_share(sim, sim->share_beside);
     if (sim->clock->now_ns < sim->at_ns)
         sim->clock->now_ns = sim->at_ns;
 }
@@ -248,13 +269,17 @@ static int open_engine(struct io_engine **out, struct io_queue *queue, uint32_t 
     sim->base = (struct io_engine){.ops = &sim_ops, .queue = queue};
     sim->clock = options->clock;
     sim->at_ns = sim->event_ns = options->clock->now_ns;
+    sim->next_ns = UINT64_MAX;
     sim->latency_ns = options->drive.latency_ns;
+    sim->share_beside = sim->share = options->share_beside > 0 ? options->share_beside : 1;
     sim->n_slots = queue_depth;
     sim->bytes_per_ns = bytes_per_ns;
     for (uint32_t n = 1; n <= queue_depth; n++)
         bytes_per_ns[n] = gbps_at(&options->drive, n);
     queue->virtual_now_ns = &sim->at_ns;
     *out = &sim->base;
+    if (options->out_drive)
+        *options->out_drive = sim;
     return 0;
 }
 
@@ -289,6 +314,9 @@ int io_sim_open(struct io **out, const uint64_t *file_bytes, uint32_t n_files,
                 const struct io_sim_options *options, struct lode_error *error)
 {
     int code = check_drive(&options->drive, error);
+    if (code == 0 && !(options->share_beside >= 0 && options->share_beside <= 1))
+        code = lode_fail(error, LODE_ERR_ARGUMENT, "a simulated drive with %g of its rate; at most 1",
+                         options->share_beside);
     if (code == 0 && (!options->clock || options->clock->now_ns == 0))
         code =
             lode_fail(error, LODE_ERR_ARGUMENT, "a simulated drive needs a clock that does not stand at 0");

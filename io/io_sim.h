@@ -31,15 +31,23 @@ struct io_sim_drive {
     uint32_t align_bytes;
 };
 
+struct io_sim; // the drive, without the queue before it
+
 struct io_sim_options {
     struct io_sim_drive drive;
     struct sim_clock *clock; // not at 0; must outlive the io
     uint32_t queue_depth;    // as in io_options
+    // The share of its rate that the drive has while others move the clock on, above 0 to 1; 0: all of it.
+    double share_beside;
+    struct io_sim **out_drive; // where the drive is told, which lives as long as the io; may be NULL
 };
 
 // An io over files of these sizes, on one drive. Errors call them "simulated file 0" and so on. Fails where
 // the options are out of their bounds. Closed by io_close, which drops what is in flight.
 int io_sim_open(struct io **out, const uint64_t *file_bytes, uint32_t n_files,
                 const struct io_sim_options *options, struct lode_error *error);
+
+// Reads in flight at the present of the clock.
+uint32_t io_sim_reads(struct io_sim *drive);
 
 #endif

@@ -45,9 +45,18 @@ void sim_model_close(struct sim_model *model)
 // 20 GB/s of weights and caches; 2 us an operation, and a little for each row.
 static double seconds(void *user, const struct sim_work *work)
 {
-    (void)user;
+    const struct sim_run *run = user;
+    if (run->times)
+        return sim_times_seconds(run->times, work);
     const double rows = work->op == SIM_EMBED || work->op == SIM_ATTENTION ? 0 : work->n_rows;
     return 2e-6 + 5e-8 * rows + (double)work->bytes / 20e9;
+}
+
+static int choose(void *user, const struct sim_route *route, int32_t *ids, float *weights,
+                  struct lode_error *error)
+{
+    const struct sim_run *run = user;
+    return run->choose(run->user, route, ids, weights, error);
 }
 
 void sim_run_open_on(struct sim_run *run, const struct sim_model *model,
@@ -79,10 +88,13 @@ void sim_run_open_on(struct sim_run *run, const struct sim_model *model,
 
 void sim_run_open(struct sim_run *run, const struct sim_model *model, const struct sim_run_options *options)
 {
-    *run = (struct sim_run){.clock = {SIM_CLOCK_START_NS}};
+    *run = (struct sim_run){.clock = {SIM_CLOCK_START_NS},
+                            .times = options->times,
+                            .choose = options->choose,
+                            .user = options->user};
     const struct io_sim_options io = {.drive = options->drive, .clock = &run->clock};
     const struct sim_device_options device = {
-        .clock = &run->clock, .seconds = seconds, .choose = options->choose, .user = options->user};
+        .clock = &run->clock, .seconds = seconds, .choose = options->choose ? choose : NULL, .user = run};
     int rc = io_sim_open(&run->io, &model->file_bytes, 1, &io, &run->error);
     if (!rc)
         rc = sim_device_open(&run->device, &device, &run->error);

@@ -7,6 +7,7 @@
 #include "core/forward.h"
 #include "core/shape_file.h"
 #include "io/io_sim.h"
+#include "placement/sim_times.h"
 
 // A model file, or a shape.
 struct sim_model {
@@ -30,6 +31,10 @@ struct sim_run {
     struct forward *forward;
     struct residency *residency;
     struct sim_clock clock;
+    struct sim_times *times; // of the options
+    int (*choose)(void *user, const struct sim_route *route, int32_t *ids, float *weights,
+                  struct lode_error *error);
+    void *user;
     float *logits; // [vocab]
     struct lode_error error;
 };
@@ -40,6 +45,7 @@ struct sim_run_options {
     const char *policy;
     bool no_prefetch;
     struct io_sim_drive drive;
+    struct sim_times *times; // what operations take; NULL: a rule of round figures
     int (*choose)(void *user, const struct sim_route *route, int32_t *ids, float *weights,
                   struct lode_error *error);
     void *user;

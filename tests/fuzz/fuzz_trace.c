@@ -1,6 +1,8 @@
 // libFuzzer target: whatever the bytes, they are refused with a message, or they are a trace whose arrays
 // hold what its header allows, that can be summarised and written as CSV, and whose CSV is read again. Bytes
 // that begin with '!' are the records of a block, so that mutations get past the checksums.
+#include "placement/bounds.h"
+#include "placement/slot_sim.h"
 #include "placement/trace_format.h"
 #include "placement/trace_summary.h"
 
@@ -80,6 +82,26 @@ static void require_csv(const struct trace *t)
     free(text);
 }
 
+// Whatever is chosen, a replay misses no less than Belady, and Belady no less than the bound.
+static void require_bounds(const struct trace *t)
+{
+    const struct slot_sim sim = {.slots = t->n_used + 1u, .by_expert = true};
+    const struct bound_request request = {.n_passes = t->n_passes, .slots = sim.slots * t->n_moe};
+    struct slot_hits hits, most;
+    struct lode_error error = {0};
+    uint64_t *loads = calloc(t->n_passes + 1u, sizeof *loads);
+    REQUIRE(loads && bound_loads(loads, &request, t, &error) == 0);
+    if (slot_sim_run(&hits, &sim, t, policy_table[0], &error) == 0) { // not: all for fitting
+        REQUIRE(slot_sim_belady(&most, &sim, t, &error) == 0);
+        REQUIRE(hits.choices == most.choices && hits.hits <= most.hits && most.hits <= most.choices);
+        bool all = true; // a pass of many tokens needs an expert once, in the replay each token does
+        for (uint32_t c = 0; c < t->n_conversations; c++)
+            all &= t->conversations[c].part != TRACE_PART_FIT;
+        REQUIRE(!all || loads[t->n_passes - 1] <= most.choices - most.hits);
+    }
+    free(loads);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static uint8_t bytes[1 << 17];
@@ -104,6 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (trace_summarise(&summary, &trace, 1, &error) == 0)
             trace_summary_free(&summary);
         require_csv(&trace);
+        require_bounds(&trace);
     }
     trace_free(&trace);
     return 0;
