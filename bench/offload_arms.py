@@ -64,12 +64,25 @@ def measure(command, drive, limit_bytes, timeout_s, folder, figures_of):
 # ---- Lode
 
 
+# Lode's own baselines: what `lode bench --against` compares with, as options of lode run.
+BASELINES = {
+    "by-layer": ["--policy", "by-layer", "--no-prefetch"],
+    "static": ["--policy", "static", "--no-prefetch"],
+    "lru": ["--policy", "lru", "--no-prefetch"],
+    "mmap": ["--io", "mmap", "--no-prefetch"],
+}
+
+
 class Lode(LodeProgram):
     name = "lode"
 
-    def __init__(self, program, model, extra_arguments):
+    def __init__(self, program, model, extra_arguments, baseline=None):
+        """A baseline is one of BASELINES: its options stand behind the extra ones, so that they win."""
         super().__init__(program)
-        self.model, self.extra = model, extra_arguments
+        self.model, self.extra = model, extra_arguments + BASELINES.get(baseline, [])
+        self.maps = baseline == "mmap"
+        if baseline:
+            self.name = f"lode {baseline}"
 
     def tokenize(self, texts):
         """Ids of each text, <bos> in front."""
@@ -103,6 +116,10 @@ class Lode(LodeProgram):
             with open(stats_path, encoding="utf-8") as file:
                 figures = json.load(file)
             figures["bytes_per_token"] = figures.get("nvme_bytes_per_token")
+            if self.maps:  # what the page cache reads and holds, the program cannot count
+                for name in ("bytes_per_token", "hit_rate", "stall_share", "load_bytes", "prefill_bytes",
+                             "decode_bytes"):
+                    figures[name] = None
             figures["ids"] = json.loads(stdout)["ids"]
             return figures
 

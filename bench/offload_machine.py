@@ -2,6 +2,7 @@
 limit, an empty page cache and the drive's bandwidth. Linux only; limits and an empty page cache need root."""
 
 import contextlib
+import glob
 import json
 import mmap
 import os
@@ -121,6 +122,15 @@ class MemoryGroup:
                 return
             except OSError:
                 time.sleep(0.05)
+
+
+def drive_temperature(name):
+    """Degrees Celsius that a drive tells by hwmon, or None."""
+    for place in ("hwmon*/temp1_input", "hwmon/hwmon*/temp1_input", "device/hwmon/hwmon*/temp1_input"):
+        for path in glob.glob(f"/sys/block/{name}/device/{place}"):
+            with contextlib.suppress(TypeError, ValueError):
+                return int(read_text(path)) / 1000
+    return None
 
 
 def drop_page_cache():

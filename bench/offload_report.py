@@ -1,6 +1,8 @@
 """What bench/offload prints: where and on what it ran, the table of medians with the bounds of the drive and of
 the processor, and the ratios."""
 
+import statistics
+
 from common_report import aligned, median_of, number, percent, range_of, three_digits
 
 GIB = float(1 << 30)
@@ -63,10 +65,26 @@ def summarise(runs, drive_gbps):
             seen.add(key)
             rows.append(summarise_row(run["arm"], run["ceiling_bytes"],
                                       [r for r in runs if (r["ceiling_bytes"], r["arm"]) == key]))
-    # Widest ceiling first; Lode above its peer.
-    rows.sort(key=lambda row: (-(row["ceiling_bytes"] or float("inf")), row["arm"] != "lode"))
+    # Widest ceiling first; Lode above its baselines and its peer.
+    order = ("lode", "lode by-layer", "lode static", "lode lru", "lode mmap", "llama.cpp")
+    rows.sort(key=lambda row: (-(row["ceiling_bytes"] or float("inf")), order.index(row["arm"])))
+    add_ratios(rows, runs)
     add_bounds(rows, drive_gbps)
     return rows
+
+
+def add_ratios(rows, runs):
+    """vs_*: lode's speed over this row's, median, least and most of the pairs of one round."""
+    speeds = {(run["ceiling_bytes"], run["arm"], run["repeat"]): run for run in runs if not run["failure"]}
+    for row in rows:
+        for key in ("prefill_tok_s", "decode_tok_s"):
+            pairs = []
+            for (ceiling_bytes, arm, repeat), run in speeds.items():
+                lode = speeds.get((ceiling_bytes, "lode", repeat))
+                if lode and arm == row["arm"] != "lode" and ceiling_bytes == row["ceiling_bytes"]:
+                    if lode.get(key) and run.get(key):
+                        pairs.append(lode[key] / run[key])
+            row["lode_over_" + key] = [statistics.median(pairs), min(pairs), max(pairs)] if pairs else None
 
 
 # ---- text
@@ -105,14 +123,20 @@ def table(rows):
 def ratios(rows):
     texts = []
     for ceiling_bytes in dict.fromkeys(row["ceiling_bytes"] for row in rows):
-        pair = {row["arm"]: row for row in rows if row["ceiling_bytes"] == ceiling_bytes}
-        if len(pair) < 2:
+        under = {row["arm"]: row for row in rows if row["ceiling_bytes"] == ceiling_bytes}
+        if "lode" not in under:
             continue
-        lode, peer = pair["lode"], pair["llama.cpp"]
-        failed = [row["arm"] for row in (lode, peer) if not row["good_runs"]]
-        words = [f"{phase} {lode[phase + '_tok_s'] / peer[phase + '_tok_s']:.2f}"
-                 for phase in ("prefill", "decode") if not failed]
-        texts.append(f"{ceiling_text(ceiling_bytes):<10}  " + (", ".join(words) or " and ".join(failed) + " failed"))
+        for arm, row in under.items():
+            if arm == "lode":
+                continue
+            failed = [r["arm"] for r in (under["lode"], row) if not r["good_runs"]]
+            words = []
+            for phase in ("prefill", "decode"):
+                ratio = row[f"lode_over_{phase}_tok_s"]
+                if ratio:
+                    words.append(f"{phase} {ratio[0]:.2f} ({ratio[1]:.2f}-{ratio[2]:.2f})")
+            texts.append(f"{ceiling_text(ceiling_bytes):<10}  {arm:<13}  "
+                         + (", ".join(words) or " and ".join(failed) + " failed"))
     return texts
 
 
@@ -132,11 +156,14 @@ def remarks(rows, runs, n_tokens):
             own, counted = sum(parts), row["process_read_bytes"]
             if abs(own - counted) > 0.05 * counted + 64e6:
                 texts.append(f"{where}: says it read {own / 1e9:.2f} GB, the kernel counts {counted / 1e9:.2f} GB")
-    ids = {tuple(run["ids"]) for run in runs if run["arm"] == "lode" and is_whole(run, n_tokens)}
+    # Its baselines are the same program and must say the same.
+    ids = {tuple(run["ids"]) for run in runs if run["arm"].split()[0] == "lode" and is_whole(run, n_tokens)}
     if len(ids) > 1:
         texts.append(f"lode's greedy tokens DIFFER between its runs: {len(ids)} sequences")
     elif ids:
         texts.append("lode's greedy tokens are the same in all its runs")
+    if any(row["arm"] == "lode static" for row in rows):
+        texts.append("lode static: runs start cold, so it counts what the run itself chooses")
     return texts
 
 
@@ -144,7 +171,7 @@ LEGEND = (
     "prefill, decode: tokens/s, medians; ceilings in GiB = 2^30 bytes, MB and GB decimal.",
     "bound: what the drive (d) at its measured bandwidth, or the processor (c) as in lode's unlimited runs, allows",
     "for the bytes that this row read; the slower of the two.",
-    "MB/token: read from the drive in decode; lode's own count, for llama.cpp /proc/self/io.",
+    "MB/token: read from the drive in decode; lode's own count (- of mmap), for llama.cpp /proc/self/io.",
     "written MB: to the drive, by anyone, from the start of a run to its end (/sys/block/*/stat).",
     "peak GiB: of the memory control group, page cache included. hits, stalled: lode --stats, decode.",
 )
@@ -164,7 +191,7 @@ def describe_drive(measured, drive_gbps):
 def full_report(rows, runs, n_tokens, drive):
     lines = table(rows) + [""]
     if ratios(rows):
-        lines += ["lode / llama.cpp", *("  " + text for text in ratios(rows)), ""]
+        lines += ["lode's speed over that of (median of pairs, min-max)", *("  " + text for text in ratios(rows)), ""]
     if drive.get("after"):
         lines.append(f"random reads after the runs: {describe_measured(drive['after'])}")
     return lines + remarks(rows, runs, n_tokens) + [""] + list(LEGEND)

@@ -3,6 +3,7 @@
 #define LODE_TOOLS_BENCH_H
 
 #include "core/lode.h"
+#include "tools/provenance.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -66,6 +67,7 @@ struct bench_setting {
     const char *kv;
     bool offloaded;
     double read_gbps; // of the threads; 0 where it was not measured
+    struct provenance provenance;
 };
 
 void bench_print_table(FILE *stream, const struct bench *bench, const struct bench_setting *setting);

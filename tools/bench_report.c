@@ -154,6 +154,7 @@ int bench_print_json(FILE *stream, const struct bench *bench, const struct bench
     add_count(object, "seed", bench->seed);
     json_object_set_new(object, "real_context", json_boolean(bench->real_context));
     json_object_set_new(object, "interrupted", json_boolean(bench->interrupted));
+    json_object_set_new(object, "provenance", provenance_json(&setting->provenance));
     add_results(object, bench, setting->read_gbps);
     return json_out_print(stream, object);
 }
