@@ -1,25 +1,17 @@
 // `lode plan`: what would lie where, and how fast it would be, before anything is loaded or bought.
 #include "tools/cache_dir.h"
 #include "tools/command.h"
-#include "tools/machine.h"
+#include "tools/machine_choice.h"
 #include "tools/message.h"
 #include "tools/model.h"
 #include "tools/options.h"
 #include "tools/plan_report.h"
 #include "tools/plan_svg.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#ifndef LODE_SOURCE_MACHINE_DIR
-#define LODE_SOURCE_MACHINE_DIR "profiles/machines"
-#endif
-#ifndef LODE_MACHINE_DIR
-#define LODE_MACHINE_DIR "/usr/local/share/lode/machines"
-#endif
 
 static const char command[] = "lode plan";
 
@@ -56,7 +48,7 @@ struct command_plan {
     const char *machine, *vram, *svg;
     float drive_gbps;
     bool json;
-    char machine_path[MODEL_PATH_SIZE], heat_dir[MODEL_PATH_SIZE];
+    char machine_path[MACHINE_PATH_SIZE], heat_dir[MODEL_PATH_SIZE];
     struct machine this_machine;
     struct lode_plan plan;
 };
@@ -119,45 +111,6 @@ static bool parse(struct command_plan *job, int argc, char **argv, int *exit_cod
 // ---- the machine
 // -----------------------------------------------------------------------------------------------
 
-// The source tree first, as for the demo model.
-static const char *const sample_dirs[] = {LODE_SOURCE_MACHINE_DIR, LODE_MACHINE_DIR};
-enum { N_SAMPLE_DIRS = sizeof sample_dirs / sizeof *sample_dirs };
-
-static int fail_unknown(const char *name)
-{
-    char list[700] = "";
-    size_t used = 0;
-    for (size_t i = 0; i < N_SAMPLE_DIRS && !used; i++) {
-        DIR *dir = opendir(sample_dirs[i]);
-        const struct dirent *entry;
-        while (dir && (entry = readdir(dir)) && used < sizeof list) {
-            const size_t len = strlen(entry->d_name);
-            if (len > 5 && strcmp(entry->d_name + len - 5, ".json") == 0)
-                used += (size_t)snprintf(list + used, sizeof list - used, "%s%.*s", used ? ", " : "",
-                                         (int)len - 5, entry->d_name);
-        }
-        if (dir)
-            closedir(dir);
-    }
-    return message_usage(command,
-                         "--machine '%s' is no file, no sample (%s) and no description such as "
-                         "ram=32G@60,cores=8",
-                         name, used ? list : "none are installed");
-}
-
-static int find_sample(struct command_plan *job)
-{
-    for (size_t i = 0; i < N_SAMPLE_DIRS && !strchr(job->machine, '/'); i++) {
-        const int len =
-            snprintf(job->machine_path, sizeof job->machine_path, "%s/%s.json", sample_dirs[i], job->machine);
-        if (len > 0 && (size_t)len < sizeof job->machine_path && access(job->machine_path, R_OK) == 0) {
-            job->options.machine_file = job->machine_path;
-            return EXIT_OK;
-        }
-    }
-    return fail_unknown(job->machine);
-}
-
 // A profile that was measured on another machine, or on this one before something in it changed, says nothing
 // of this one. Only the drive may be another: what stays in memory can be planned without.
 static int find_this_machine(struct command_plan *job)
@@ -200,8 +153,10 @@ static int find_machine(struct command_plan *job)
         job->options.machine_file = job->machine;
     else if (strchr(job->machine, '='))
         job->options.machine_text = job->machine;
-    else
-        return find_sample(job);
+    else {
+        job->options.machine_file = job->machine_path;
+        return machine_sample_find(job->machine_path, job->machine, command);
+    }
     return EXIT_OK;
 }
 

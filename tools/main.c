@@ -21,6 +21,7 @@ static const struct subcommand subcommands[] = {
     {"run", cmd_run},     {"chat", cmd_chat},   {"info", cmd_info},   {"heat", cmd_heat},
     {"probe", cmd_probe}, {"plan", cmd_plan},   {"tune", cmd_tune},   {"tokenize", cmd_tokenize},
     {"eval", cmd_eval},   {"bench", cmd_bench}, {"synth", cmd_synth}, {"trace", cmd_trace},
+    {"sim", cmd_sim},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 
@@ -41,6 +42,7 @@ static const char usage[] =
     "  bench      measure prefill and decode speed\n"
     "  synth      write a model file of a real shape with random weights\n"
     "  trace      show, merge and convert recorded routing of experts\n"
+    "  sim        simulate policies and guesses over recorded routing\n"
     "\n"
     "  lode help SUBCOMMAND, lode SUBCOMMAND --help     one page about a subcommand\n"
     "  lode --version                                   the version\n"
