@@ -1,7 +1,8 @@
-// `lode trace`: what routing traces say, several as one set, and as CSV.
+// `lode trace`: what routing traces say, several as one set, as CSV, and made-up ones.
 #include "tools/command.h"
 #include "tools/message.h"
 #include "tools/options.h"
+#include "tools/trace_make.h"
 #include "tools/trace_report.h"
 
 #include "placement/trace_merge.h"
@@ -15,32 +16,36 @@
 static const char command[] = "lode trace";
 
 static const char usage[] =
-    "Usage: lode trace [OPTION]... FILE...\n"
+    "Usage: lode trace [--summary] [--json] FILE...\n"
     "       lode trace --merge OUT [--split S] [--seed N] FILE...\n"
     "       lode trace --export-csv OUT FILE\n"
+    "       lode trace --make OUT [OPTION]...\n"
     "\n"
-    "Shows what routing traces say: how the choice of experts is spread and repeated, how many experts a\n"
-    "stretch of tokens needs, what the ranks weigh, and how well the next layer was guessed. Reads lode's\n"
-    "traces, CSV of route traces, and the trace of the tiny models, also when compressed with zstd.\n"
-    "\n"
+    "Shows how the choice of experts is spread and repeated, how many a stretch of tokens needs, what the\n"
+    "ranks weigh, and how well the next layer was guessed. Reads the traces that runs record, CSV of\n"
+    "route traces and the trace of the tiny models, also when compressed with zstd.\n"
     "  --summary          the figures of all FILEs together (the default)\n"
     "  --json             one JSON object, with the choices of every expert\n"
     "  --merge OUT        write all FILEs, of one model, as one set with its domains\n"
     "  --split S          with --merge: a share S of the conversations to OUT.fit, others to OUT.test\n"
-    "  --seed N           with --split: which conversations go where (0)\n"
+    "  --seed N           with --split: which conversations go where (0); with --make: of all chance\n"
     "  --export-csv OUT   write the choices as CSV; - is stdout\n"
-    "\n"
+    "  --make OUT         write a made-up trace of --layers 30 with --experts 128, of which --used 8\n"
+    "    --tokens N --prompt N --conversations N --topics N    decoded in each (512), before that (32)\n"
+    "    --skew S --reuse R    Zipf exponent within a topic (0.97), share kept from token to token\n"
+    "    --guess-precision P --expert-bytes B    right guesses of the next layer (none); (3345408)\n"
     "Exit: 0 done, also when a trace is cut off; 1 failed, 2 usage.\n"
-    "\n"
     "Examples:\n"
     "  lode trace chat.trace code.trace\n"
-    "  lode trace --merge set --split 0.7 chat.trace code.trace story.trace\n";
+    "  lode trace --merge set --split 0.7 chat.trace code.trace story.trace\n"
+    "  lode trace --make steady.trace --skew 1.2 --reuse 0.5 --guess-precision 0.78\n";
 
 struct command_trace {
     bool summary, json, split_given, seed_given;
     const char *merge, *csv;
     float split;
     uint64_t seed;
+    struct trace_make_options make;
     const char **paths;
     uint32_t n;
     struct trace *traces; // [n]
@@ -57,16 +62,20 @@ static bool refuse(int *exit_code, const char *text)
 
 static bool check(const struct command_trace *t, int *exit_code)
 {
-    if (t->n == 0)
+    if (t->summary + (t->merge != NULL) + (t->csv != NULL) + (t->make.path != NULL) > 1)
+        return refuse(exit_code, "--summary, --merge, --export-csv and --make are four things; ask for one");
+    if (!t->make.path && trace_make_asked(&t->make))
+        return refuse(exit_code, "the shape of a made-up trace goes with --make");
+    if (t->make.path && t->n)
+        return refuse(exit_code, "--make makes a trace and reads none");
+    if (t->n == 0 && !t->make.path)
         return refuse(exit_code, "which trace? give a FILE");
-    if (t->summary + (t->merge != NULL) + (t->csv != NULL) > 1)
-        return refuse(exit_code, "--summary, --merge and --export-csv are three things; ask for one");
-    if (t->json && (t->merge || t->csv))
+    if (t->json && (t->merge || t->csv || t->make.path))
         return refuse(exit_code, "--json is for the summary");
     if (t->split_given && !t->merge)
         return refuse(exit_code, "--split goes with --merge");
-    if (t->seed_given && !t->split_given)
-        return refuse(exit_code, "--seed goes with --split");
+    if (t->seed_given && !t->split_given && !t->make.path)
+        return refuse(exit_code, "--seed goes with --split or --make");
     if (t->csv && t->n > 1)
         return refuse(exit_code, "--export-csv takes one FILE; merge them first");
     return true;
@@ -86,6 +95,7 @@ static bool parse(struct command_trace *t, int argc, char **argv, int *exit_code
          .given = &t->split_given},
         {.name = "seed", .kind = OPTION_SEED, .target = &t->seed, .given = &t->seed_given},
         OPTION_IS_TEXT("export-csv", 0, &t->csv),
+        TRACE_MAKE_OPTIONS(&t->make),
     };
     t->paths = calloc((size_t)argc, sizeof *t->paths);
     if (!t->paths) {
@@ -211,10 +221,13 @@ static int export_csv(struct command_trace *t)
 
 int cmd_trace(int argc, char **argv)
 {
-    struct command_trace t = {.split = 0.5f};
+    struct command_trace t = {.split = 0.5f, .make = TRACE_MAKE_DEFAULTS};
     int code;
     if (parse(&t, argc, argv, &code))
-        code = t.merge ? merge(&t) : t.csv ? export_csv(&t) : summarise(&t);
+        code = t.make.path ? trace_make_run(&t.make, command, t.seed)
+               : t.merge   ? merge(&t)
+               : t.csv     ? export_csv(&t)
+                           : summarise(&t);
     for (uint32_t i = 0; t.traces && i < t.n; i++)
         trace_free(&t.traces[i]);
     free(t.traces);
