@@ -86,7 +86,6 @@ static size_t cpu_scratch_bytes(const struct lode_device *device)
 static void cpu_pass(struct lode_device *device, void (*body)(void *user), void *user)
 {
     struct cpu_device *cpu = cpu_device_of(device);
-    cpu_threads_part(&cpu->places);
     cpu_team_pass(cpu->team, body, user);
 }
 
@@ -152,6 +151,7 @@ int cpu_open(struct lode_device **out, const struct cpu_options *options, struct
         return code;
     }
     cpu_threads_bind(&cpu->places, threads);
+    cpu_team_place(cpu->team, &cpu->places);
     *out = &cpu->base;
     return LODE_OK;
 }

@@ -23,7 +23,8 @@
 
 struct cpu_team {
     uint32_t threads;
-    bool in_pass; // known to the calling thread only
+    const struct cpu_places *places; // NULL: not known
+    bool in_pass;                    // known to the calling thread only
 
     // The job, written before it is published and unchanged until its last task is done.
     uint32_t n_tasks;
@@ -65,6 +66,21 @@ void cpu_team_close(struct cpu_team *team)
 uint32_t cpu_team_threads(const struct cpu_team *team)
 {
     return team->threads;
+}
+
+void cpu_team_place(struct cpu_team *team, const struct cpu_places *places)
+{
+    team->places = places;
+}
+
+// Workers sleep when the calling thread has waited for something else, a read from the drive mostly. Whoever
+// woke it may have brought it to a worker's processor, where the two take turns while another one is idle:
+// 77% of the time, decoding the 26B under 4 GiB on 2 cores. Apart, its products take 110 ms a token under
+// 8 GiB instead of 128.
+static void keep_apart(const struct cpu_team *team)
+{
+    if (team->places)
+        cpu_threads_part(team->places);
 }
 
 // ---- waiting
@@ -155,8 +171,10 @@ static void publish(struct cpu_team *team, uint32_t n_tasks)
 {
     const uint64_t generation = generation_of(atomic_load(&team->open_tasks)) + 1u;
     atomic_store(&team->open_tasks, generation << 32 | n_tasks);
-    if (atomic_load(&team->sleepers))
+    if (atomic_load(&team->sleepers)) {
+        keep_apart(team);
         wake(team, &team->job_published);
+    }
 }
 
 static bool take_task(struct cpu_team *team, uint32_t *task)
@@ -199,6 +217,7 @@ void cpu_team_pass(struct cpu_team *team, void (*body)(void *user), void *user)
     }
     const uint32_t seen = generation_of(atomic_load(&team->open_tasks));
     team->in_pass = true;
+    keep_apart(team);
     atomic_store(&team->leaving, false);
 #pragma omp parallel num_threads(team->threads)
     {

@@ -17,6 +17,9 @@ void cpu_team_close(struct cpu_team *team);
 
 uint32_t cpu_team_threads(const struct cpu_team *team);
 
+// Where the threads were put: the caller then keeps off the others' processors. Must outlive the team.
+void cpu_team_place(struct cpu_team *team, const struct cpu_places *places);
+
 // Runs body(user) in the calling thread while the others stand by. A pass inside of a pass is part of it.
 void cpu_team_pass(struct cpu_team *team, void (*body)(void *user), void *user);
 

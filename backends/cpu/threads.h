@@ -44,7 +44,7 @@ void cpu_threads_bind(struct cpu_places *out, uint32_t threads);
 // Moves the calling thread to the place that is left for it, and leaves its mask as it was.
 void cpu_threads_move_caller(const struct cpu_places *places);
 
-// To be called before a parallel region. Threads that wake each other are often put on one core, where they
+// To be called by the calling thread before it works with the others. Threads that wake each other are often put on one core, where they
 // then take turns. Decoding the demo model on 2 cores (medians of 5 or 6): 3,000 tokens/s with this, 2,600
 // without; with one other busy process 1,370 and 820. Holding the caller on its core for a whole pass gave
 // 2,400 and 1,420.
