@@ -4,9 +4,9 @@
 // apart for eyes that do not tell red from green.
 #include "tools/plan_svg.h"
 
-#include "tools/json_out.h"
 #include "tools/new_file.h"
 #include "tools/plan_layers.h"
+#include "tools/plot.h"
 #include "tools/text.h"
 
 #include <inttypes.h>
@@ -27,9 +27,6 @@
 #define HEAT_LEVELS 8
 #define HEAT_FAINTEST 0.24
 
-// Width of a letter as a share of the font's size, on the safe side for common fonts.
-#define LETTER_WIDTH 0.58
-
 static const char *const classes[PLAN_PLACES] = {"g0", "g1", "g2", "g3", "ra", "po", "nv"};
 static const char *const light[PLAN_PLACES] = {"#2a78d6", "#14936a", "#7a4fd0", "#c9408f",
                                                "#e07b00", "#f2b632", "#7d828c"};
@@ -46,54 +43,6 @@ struct picture {
 
 // ---- text
 // ----------------------------------------------------------------------------------------------------
-
-// What XML allows of a text, its special characters escaped.
-static void put_escaped(FILE *out, const char *text, size_t len)
-{
-    for (const char *at = text; at < text + len; at++) {
-        const unsigned char byte = (unsigned char)*at;
-        // U+FFFE and U+FFFF are no characters in XML.
-        if (byte == 0xef && at + 2 < text + len && (unsigned char)at[1] == 0xbf &&
-            (unsigned char)at[2] >= 0xbe) {
-            fputc('?', out);
-            at += 2;
-        } else if (byte == '&')
-            fputs("&amp;", out);
-        else if (byte == '<')
-            fputs("&lt;", out);
-        else if (byte == '>')
-            fputs("&gt;", out);
-        else if (byte == '"')
-            fputs("&quot;", out);
-        else
-            fputc(byte < 0x20 || byte == 0x7f ? '?' : byte, out);
-    }
-}
-
-// The text as it fits into a width; what does not ends in an ellipsis. Letters beyond ASCII count double.
-static void put_fitted(FILE *out, const char *bytes, double size, double width)
-{
-    json_t *string = json_out_text(bytes, strlen(bytes)); // characters, whatever the bytes are
-    const char *text = string ? json_string_value(string) : "";
-    const size_t len = strlen(text);
-    double used = 0;
-    size_t fits = 0, at = 0;
-    while (at < len) {
-        size_t next = at + 1;
-        while (next < len && ((unsigned char)text[next] & 0xc0) == 0x80)
-            next++;
-        used += next - at > 1 ? 2 * LETTER_WIDTH * size : LETTER_WIDTH * size;
-        if (used > width)
-            break;
-        if (used + LETTER_WIDTH * size <= width)
-            fits = next; // with room for the ellipsis
-        at = next;
-    }
-    put_escaped(out, text, at >= len ? len : fits);
-    if (at < len)
-        fputs("…", out);
-    json_decref(string);
-}
 
 enum text_style { PLAIN = 0, MUTED = 1, BOLD = 2, RIGHT_BOUND = 4 };
 
@@ -112,7 +61,7 @@ static void draw_text(struct picture *p, double x, double y, double size, double
     fprintf(p->out, "<text class=\"%s\" x=\"%g\" y=\"%g\" font-size=\"%g\"%s%s>", style & MUTED ? "m" : "t",
             x, y, size, style & RIGHT_BOUND ? " text-anchor=\"end\"" : "",
             style & BOLD ? " font-weight=\"600\"" : "");
-    put_fitted(p->out, text, size, width);
+    plot_put_fitted(p->out, text, size, width);
     fputs("</text>\n", p->out);
 }
 
@@ -218,7 +167,7 @@ static void draw_tip(struct picture *p, const struct lode_plan_unit *unit, unsig
     snprintf(text, sizeof text, "%s, %s: %s", unit->kind, text_bytes(bytes, unit->bytes),
              place_name(name, place));
     fputs("<title>", p->out);
-    put_escaped(p->out, text, strlen(text));
+    plot_put(p->out, text);
     fputs("</title>", p->out);
 }
 
@@ -246,7 +195,7 @@ static void draw_kinds(struct picture *p, uint32_t from, uint32_t to, double y, 
     for (uint32_t i = from; i < to; i++) {
         const struct lode_plan_unit *unit = &p->plan->units[p->layers.order[i]];
         const double width = 2 + (double)unit->bytes * pixels_per_byte;
-        if ((double)strlen(unit->kind) * 11 * LETTER_WIDTH <= width)
+        if ((double)strlen(unit->kind) * 11 * PLOT_LETTER <= width)
             draw_text(p, x, y, 11, width, MUTED, "%s", unit->kind);
         x += width + 1;
     }
@@ -519,9 +468,9 @@ int plan_svg_print(FILE *out, const struct lode_plan *plan, const char *kv, stru
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g %g\" "
             "role=\"img\" font-family=\"system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif\">\n<title>",
             WIDTH, height, WIDTH, height);
-    put_fitted(out, plan->shape.name, 1, INFINITY);
+    plot_put(out, plan->shape.name);
     fputs(" on ", out);
-    put_fitted(out, plan->machine, 1, INFINITY);
+    plot_put(out, plan->machine);
     fputs("</title>\n", out);
     draw_style(&p);
     fprintf(out, "<rect class=\"bg\" width=\"%g\" height=\"%g\"/>\n", WIDTH, height);
