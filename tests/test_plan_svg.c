@@ -1,5 +1,6 @@
 // Pictures of plans: well-formed, complete, within their edges, and files that are whole or not there.
 #include "tests/plan_fixture.h"
+#include "tests/xml_checks.h"
 #include "tools/plan_svg.h"
 
 #include <criterion/criterion.h>
@@ -33,85 +34,16 @@ static char *picture(const struct lode_plan *plan)
     return text;
 }
 
-static uint32_t count(const char *text, const char *part)
-{
-    uint32_t n = 0;
-    for (const char *at = text; (at = strstr(at, part)); at += strlen(part))
-        n++;
-    return n;
-}
-
 // ---- well-formed
 // ---------------------------------------------------------------------------------------------
 
-static void expect_reference(const char *at)
-{
-    static const char *const known[] = {"&amp;", "&lt;", "&gt;", "&quot;"};
-    bool found = false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        found |= strncmp(at, known[i], strlen(known[i])) == 0;
-    cr_assert(found, "%.20s", at);
-}
-
-// One element from "<" to behind ">"; attributes are name="value".
-static const char *skip_tag(const char *at)
-{
-    for (at++; *at != '>'; at++) {
-        cr_assert(*at && *at != '<', "a tag that does not end");
-        if (*at != '"')
-            continue;
-        cr_assert_eq(at[-1], '=');
-        for (at++; *at != '"'; at++) {
-            cr_assert(*at && *at != '<');
-            if (*at == '&')
-                expect_reference(at);
-        }
-        cr_assert(strchr(" />\n", at[1]), "%.20s", at);
-    }
-    return at + 1;
-}
-
-static void expect_well_formed(const char *text)
-{
-    char open[16][16];
-    int depth = 0, n_roots = 0;
-    for (const char *at = text; *at;) {
-        const unsigned char byte = (unsigned char)*at;
-        cr_assert(byte >= 0x20 || byte == '\n', "byte %d", byte);
-        if (byte == '&')
-            expect_reference(at);
-        if (byte != '<') {
-            cr_assert(depth || byte == '\n', "text outside of the root");
-            at++;
-            continue;
-        }
-        const char *end = skip_tag(at);
-        if (at[1] == '/') {
-            cr_assert_gt(depth, 0);
-            depth--;
-            cr_assert_eq(strncmp(at + 2, open[depth], strlen(open[depth])), 0, "%.20s closes <%s", at,
-                         open[depth]);
-            cr_assert_eq(at[2 + strlen(open[depth])], '>');
-        } else if (end[-2] != '/') {
-            cr_assert_lt(depth, 16);
-            n_roots += depth == 0;
-            const size_t len = strcspn(at + 1, " >");
-            cr_assert_lt(len, sizeof open[0]);
-            memcpy(open[depth], at + 1, len);
-            open[depth++][len] = 0;
-        }
-        at = end;
-    }
-    cr_assert_eq(depth, 0);
-    cr_assert_eq(n_roots, 1);
-}
-
 static void expect_self_contained(const char *text)
 {
-    cr_expect_eq(count(text, "://"), 1, "the name space alone");
-    cr_expect_eq(count(text, "<script") + count(text, "href") + count(text, "url(") + count(text, "@import"),
+    cr_expect_eq(xml_count(text, "://"), 1, "the name space alone");
+    cr_expect_eq(xml_count(text, "<script") + xml_count(text, "href") + xml_count(text, "url(") +
+                     xml_count(text, "@import"),
                  0);
-    cr_expect_eq(count(text, "prefers-color-scheme:dark"), 1);
+    cr_expect_eq(xml_count(text, "prefers-color-scheme:dark"), 1);
 }
 
 Test(plan_svg, is_well_formed)
@@ -120,14 +52,14 @@ Test(plan_svg, is_well_formed)
         struct lode_plan plan;
         plan_fixture_make(&plan, &shapes[i]);
         char *text = picture(&plan);
-        expect_well_formed(text);
+        xml_expect_well_formed(text);
         expect_self_contained(text);
         free(text);
         plan_fixture_free(&plan);
     }
     const struct lode_plan empty = {0};
     char *text = picture(&empty);
-    expect_well_formed(text);
+    xml_expect_well_formed(text);
     free(text);
 }
 
@@ -139,7 +71,7 @@ Test(plan_svg, escapes_names)
     strcpy(plan.machine, "bad \xff\xc3 utf-8, \xef\xbf\xbe\xef\xbf\xbf none, \xed\xa0\x80 half");
     strcpy(plan.gpus[0].name, "<GPU> & \"friends\"");
     char *text = picture(&plan);
-    expect_well_formed(text);
+    xml_expect_well_formed(text);
     expect_self_contained(text);
     cr_expect(strstr(text, "&lt;/text&gt;&lt;script&gt;&amp;amp;&quot;'??"));
     cr_expect(strstr(text, "(&lt;GPU&gt; &amp; &quot;friends&quot;)"));
@@ -179,8 +111,8 @@ Test(plan_svg, draws_every_unit_once)
         for (size_t c = 0; c < sizeof all / sizeof *all; c++)
             n_cells += count_cells(text, all[c]);
         cr_expect_eq(n_cells, f->n_layers * f->n_experts, "shape %zu: %u cells", i, n_cells);
-        cr_expect_eq(count(text, "</title></rect>"), plan.n_units - n_cells);
-        cr_expect_eq(count(text, "<g><title>layer "), f->n_layers);
+        cr_expect_eq(xml_count(text, "</title></rect>"), plan.n_units - n_cells);
+        cr_expect_eq(xml_count(text, "<g><title>layer "), f->n_layers);
         // Room for half of all experts, and each is drawn in the pool's colour.
         const uint32_t n_pooled = f->n_layers * f->n_experts / 2;
         const uint32_t n_sharing = n_cells - count_cells(text, "g0") - count_cells(text, "g1") -
@@ -215,7 +147,7 @@ Test(plan_svg, without_heat_each_layer_has_as_many_in_the_pool)
     struct lode_plan plan;
     plan_fixture_make(&plan, &shapes[2]);
     char *text = picture(&plan);
-    cr_expect_eq(count(text, "<g class=\"po\" fill-opacity=\"1.00\">"), 30, "one stretch in each layer");
+    cr_expect_eq(xml_count(text, "<g class=\"po\" fill-opacity=\"1.00\">"), 30, "one stretch in each layer");
     cr_expect_eq(count_cells(text, "po"), 30 * 64);
     cr_expect(strstr(text, "how often each is chosen is not known"));
     free(text);

@@ -1,5 +1,6 @@
 // The page about a sweep: well-formed, alone, complete, drawn where the figures say, and the same whatever
 // names and numbers it is given.
+#include "tests/xml_checks.h"
 #include "tools/plot.h"
 #include "tools/sim_page.h"
 
@@ -113,14 +114,6 @@ static char *page_of(const struct world *w)
     return text;
 }
 
-static uint32_t count(const char *text, const char *part)
-{
-    uint32_t n = 0;
-    for (const char *at = text; (at = strstr(at, part)); at += strlen(part))
-        n++;
-    return n;
-}
-
 // The picture of this name, allocated.
 static char *picture(const char *page, const char *id)
 {
@@ -136,69 +129,12 @@ static char *picture(const char *page, const char *id)
 // ---- well-formed
 // ---------------------------------------------------------------------------------------------
 
-static void expect_reference(const char *at)
-{
-    static const char *const known[] = {"&amp;", "&lt;", "&gt;", "&quot;"};
-    bool found = false;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        found |= strncmp(at, known[i], strlen(known[i])) == 0;
-    cr_assert(found, "%.20s", at);
-}
-
-// One element from "<" to behind ">"; attributes are name="value".
-static const char *skip_tag(const char *at)
-{
-    for (at++; *at != '>'; at++) {
-        cr_assert(*at && *at != '<', "a tag that does not end");
-        if (*at != '"')
-            continue;
-        cr_assert_eq(at[-1], '=');
-        for (at++; *at != '"'; at++) {
-            cr_assert(*at && *at != '<');
-            if (*at == '&')
-                expect_reference(at);
-        }
-        cr_assert(strchr(" />\n", at[1]), "%.20s", at);
-    }
-    return at + 1;
-}
-
 static void expect_well_formed(const char *text)
 {
     static const char doctype[] = "<!DOCTYPE html>\n";
-    char open[24][16];
-    int depth = 0, n_roots = 0;
     cr_assert_eq(strncmp(text, doctype, strlen(doctype)), 0);
-    for (const char *at = text + strlen(doctype); *at;) {
-        const unsigned char byte = (unsigned char)*at;
-        cr_assert(byte >= 0x20 || byte == '\n', "byte %d", byte);
-        cr_assert(byte != 0x7f);
-        if (byte == '&')
-            expect_reference(at);
-        if (byte != '<') {
-            cr_assert(depth || byte == '\n', "text outside of the root");
-            at++;
-            continue;
-        }
-        const char *end = skip_tag(at);
-        if (at[1] == '/') {
-            cr_assert_gt(depth, 0);
-            depth--;
-            cr_assert_eq(strncmp(at + 2, open[depth], strlen(open[depth])), 0, "%.20s closes <%s", at,
-                         open[depth]);
-            cr_assert_eq(at[2 + strlen(open[depth])], '>');
-        } else if (end[-2] != '/') {
-            cr_assert_lt(depth, 24);
-            n_roots += depth == 0;
-            const size_t len = strcspn(at + 1, " >");
-            cr_assert_lt(len, sizeof open[0]);
-            memcpy(open[depth], at + 1, len);
-            open[depth++][len] = 0;
-        }
-        at = end;
-    }
-    cr_assert_eq(depth, 0);
-    cr_assert_eq(n_roots, 1);
+    cr_assert(!strchr(text, 0x7f));
+    xml_expect_well_formed(text + strlen(doctype));
 }
 
 // Numbers that are none would stand as words of their own.
@@ -215,13 +151,13 @@ static void expect_sound(const char *text)
 {
     expect_well_formed(text);
     expect_numbers(text);
-    cr_expect_eq(count(text, "://"), 1 + count(text, "<svg"), "name spaces alone");
-    cr_expect_eq(count(text, "<script") + count(text, "href") + count(text, "src=") + count(text, "url(") +
-                     count(text, "@import"),
+    cr_expect_eq(xml_count(text, "://"), 1 + xml_count(text, "<svg"), "name spaces alone");
+    cr_expect_eq(xml_count(text, "<script") + xml_count(text, "href") + xml_count(text, "src=") +
+                     xml_count(text, "url(") + xml_count(text, "@import"),
                  0);
-    cr_expect_eq(count(text, "prefers-color-scheme:dark"), 1 + count(text, "<svg"));
-    cr_expect_eq(count(text, "role=\"img\""), count(text, "<svg"));
-    cr_expect_eq(count(text, "<desc"), count(text, "<svg"));
+    cr_expect_eq(xml_count(text, "prefers-color-scheme:dark"), 1 + xml_count(text, "<svg"));
+    cr_expect_eq(xml_count(text, "role=\"img\""), xml_count(text, "<svg"));
+    cr_expect_eq(xml_count(text, "<desc"), xml_count(text, "<svg"));
 }
 
 // Tables have as many cells in each row as heads.
@@ -280,7 +216,7 @@ Test(sim_html, draws_lines_where_the_figures_are)
     char *page = page_of(&w), *svg = picture(page, "speed");
     expect_sound(page);
     expect_even_tables(page);
-    cr_expect_eq(count(svg, "data-row="), 6);
+    cr_expect_eq(xml_count(svg, "data-row="), 6);
     const struct path first = path_of(svg, 0);
     const double scale = (first.y[0] - first.y[3]) / (speed(0, 3) - speed(0, 0));
     cr_assert_gt(scale, 1);
@@ -416,7 +352,7 @@ Test(sim_html, differences_are_of_the_same_trace)
     sim_cell_at(&w.sweep, 0, 1, 2)->failed = true;
     char *page = page_of(&w), *svg = picture(page, "against");
     expect_sound(page);
-    cr_expect_eq(count(svg, "data-row="), 2, "no bound");
+    cr_expect_eq(xml_count(svg, "data-row="), 2, "no bound");
     cr_expect(strstr(svg, "2 GiB: +20.0%, from +10.0% to +30.0%"));
     cr_expect(strstr(svg, "4 GiB: +15.0%, from +10.0% to +20.0%"));
     cr_expect(strstr(page, "<td class=\"best\">+20.0%<small>+10.0%–+30.0%</small></td>"));
@@ -532,7 +468,7 @@ Test(sim_html, slots_have_hits_alone)
     char *page = page_of(&w);
     expect_sound(page);
     expect_even_tables(page);
-    cr_expect_eq(count(page, "<svg"), 2);
+    cr_expect_eq(xml_count(page, "<svg"), 2);
     cr_expect(strstr(page, "id=\"hits\""));
     cr_expect_not(strstr(page, "tok/s"));
     cr_expect(strstr(page, "has the most hits: <b>") || strstr(page, "</b> has the most hits"));
@@ -629,7 +565,7 @@ Test(sim_html, stands_empty_and_large_sweeps)
     char *page = page_of(&w), *svg = picture(page, "speed");
     expect_sound(page);
     expect_even_tables(page);
-    cr_expect_eq(count(svg, "data-row="), 101);
+    cr_expect_eq(xml_count(svg, "data-row="), 101);
     for (uint32_t r = 0; r < 100; r++)
         cr_expect(strstr(strstr(page, "<h2>Ranking</h2>"), w.names[r]));
     free(svg);
@@ -644,7 +580,7 @@ Test(sim_html, one_budget_is_drawn_as_bars)
     set_speeds(&w);
     char *page = page_of(&w), *svg = picture(page, "speed");
     expect_sound(page);
-    cr_expect_eq(count(svg, "data-row="), 4);
+    cr_expect_eq(xml_count(svg, "data-row="), 4);
     double widths[3];
     const char *at = svg;
     for (uint32_t i = 0; i < 3; i++) { // the best first: rows 2, 1, 0
