@@ -466,6 +466,8 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
     };
     int rc = engine_weights_budget(&options.budget_bytes, engine, needs, error);
     if (!rc)
+        rc = engine_find_plan(engine, needs, options.budget_bytes, error);
+    if (!rc)
         rc = engine_trace_open(engine, needs, options.budget_bytes, error);
     options.trace = engine->trace;
     if (!rc)

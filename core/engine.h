@@ -8,6 +8,7 @@
 #include "placement/heat.h"
 #include "placement/policy_plugin.h"
 #include "placement/predictor_plugin.h"
+#include "placement/trace_settings.h"
 
 // What a session takes, and what tells how to make it smaller.
 struct session_needs {
@@ -40,6 +41,7 @@ struct lode_engine {
     bool trace_failed;                         // and that was told
     char *path, *heat_path;                    // heat_path is NULL where no heat is kept
     uint64_t fingerprint;
+    uint64_t plan_hash; // 0 until the first session is there
     struct heat heat;
     uint64_t heat_written_ns;
     uint64_t ceiling_bytes; // of the process; UINT64_MAX where nothing tells
@@ -73,6 +75,14 @@ int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const
 
 // Reads the weights, for the first session; for others it only counts.
 int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error);
+
+// How the engine is set up, with a session of these needs and so much memory for weights.
+struct trace_settings engine_settings(const struct lode_engine *engine, const struct session_needs *needs,
+                                      uint64_t budget_bytes);
+
+// Fills plan_hash: where every unit has its home, and how the engine is set up.
+int engine_find_plan(struct lode_engine *engine, const struct session_needs *needs, uint64_t budget_bytes,
+                     struct lode_error *error);
 
 // Where the options ask for it, begins to record the run into a file: before the weights are read, when it is
 // known what memory they have.

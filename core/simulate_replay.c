@@ -106,7 +106,9 @@ static int open_named(struct simulation_question *q, struct plugins *plugins,
                       const struct trace_settings *settings, struct lode_error *error)
 {
     int rc = 0;
-    if (settings->policy[0])
+    if (!settings->policy[0]) // a path that has spaces, say
+        rc = lode_fail(error, LODE_ERR_ARGUMENT, "the trace does not name the policy of its run");
+    else
         rc = policy_open_named(&q->policy, &plugins->policy, settings->policy, error);
     const bool prefetches = settings->weights_bytes > 0; // otherwise nothing is ever missing
     if (!rc && prefetches && settings->predictor[0] && strcmp(settings->predictor, "none") != 0)

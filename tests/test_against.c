@@ -340,23 +340,6 @@ Test(against, a_drive_tells_temperature_and_read_ahead_where_the_kernel_does)
     }
 }
 
-Test(against, a_plan_hash_tells_setups_apart)
-{
-    struct lode_offload_stats a = {.pinned_bytes = 1, .pool_slots = 2, .policy = "lru", .io = "threads"},
-                              b = a;
-    const uint64_t hash = provenance_plan_hash("ram=8", &a);
-    cr_expect_eq(hash, provenance_plan_hash("ram=8", &b));
-    cr_expect_neq(hash, provenance_plan_hash("ram=9", &a));
-    b.policy = "lfu";
-    cr_expect_neq(hash, provenance_plan_hash("ram=8", &b));
-    b = a;
-    b.streamed_bytes = 3;
-    cr_expect_neq(hash, provenance_plan_hash("ram=8", &b));
-    b = a;
-    b.choices = 77; // what happened is not how it was set up
-    cr_expect_eq(hash, provenance_plan_hash("ram=8", &b));
-}
-
 Test(against, a_result_says_where_it_is_from)
 {
     const char *path = synth_path_of("some.gguf");

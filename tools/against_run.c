@@ -3,13 +3,14 @@
 
 #include "tools/interrupt.h"
 #include "tools/message.h"
+#include "tools/model_settings.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-enum { DRAWS = 100, DEFAULT_BATCH = 512 };
+enum { DRAWS = 100 };
 
 static double now_s(void)
 {
@@ -103,25 +104,6 @@ static void apply_arm(struct model_options *options, enum against_arm arm)
         options->io++;
 }
 
-static void describe_settings(struct against_run *run, const struct model_options *o,
-                              const struct lode_engine *engine, const struct lode_session *session,
-                              const struct lode_offload_stats *offload, enum against_arm arm)
-{
-    char ram[32] = "auto", ranks[32] = "";
-    const uint32_t context = lode_session_context(session), batch = o->batch ? o->batch : DEFAULT_BATCH;
-    if (o->ram_bytes)
-        snprintf(ram, sizeof ram, "%" PRIu64, o->ram_bytes);
-    if (o->prefetch_ranks)
-        snprintf(ranks, sizeof ranks, ",ranks:%" PRIu32, o->prefetch_ranks);
-    snprintf(run->settings, sizeof run->settings,
-             "arm=%s ram=%s policy=%s prefetch=%s%s io=%s ring=%" PRIu64 " context=%" PRIu32 " batch=%" PRIu32
-             " threads=%" PRIu32 " isa=%s kv=%s repack=%s",
-             against_arm_name(arm), ram, arm == AGAINST_MMAP ? "none" : offload->policy,
-             o->no_prefetch ? "off" : "on", ranks, offload->io, offload->ring_bytes, context,
-             batch < context ? batch : context, lode_engine_threads(engine), lode_engine_isa(engine),
-             model_kv_choices[o->kv], o->no_repack || arm == AGAINST_MMAP ? "off" : "on");
-}
-
 static void take_figures(struct against_run *run, const struct model_options *options,
                          const struct lode_engine *engine, const struct lode_session *session,
                          enum against_arm arm)
@@ -146,8 +128,9 @@ static void take_figures(struct against_run *run, const struct model_options *op
     run->peak_bytes = stats.peak_rss_bytes;
     snprintf(run->policy, sizeof run->policy, "%s", mapped ? "none" : offload.policy);
     snprintf(run->io, sizeof run->io, "%s", offload.io);
-    describe_settings(run, options, engine, session, &offload, arm);
-    run->plan_hash = provenance_plan_hash(run->settings, &offload);
+    const int n = snprintf(run->settings, sizeof run->settings, "arm=%s ", against_arm_name(arm));
+    model_settings_write(run->settings + n, sizeof run->settings - (size_t)n, options, engine, session);
+    run->plan_hash = lode_engine_plan_hash(engine);
 }
 
 static int generate(struct against_run *run, struct lode_session *session, uint32_t count,

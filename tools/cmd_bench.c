@@ -6,6 +6,7 @@
 #include "tools/interrupt.h"
 #include "tools/message.h"
 #include "tools/model.h"
+#include "tools/model_settings.h"
 #include "tools/options.h"
 #include "tools/stats_file.h"
 
@@ -179,21 +180,14 @@ static int open_all(struct command_state *state, struct lode_error *error)
 static int find_provenance(struct command_state *state, struct lode_error *error)
 {
     struct provenance *provenance = &state->setting.provenance;
-    struct lode_offload_stats offload;
-    const struct model_options *o = &state->model;
-    int code = provenance_open(provenance, o->path, error);
+    int code = provenance_open(provenance, state->model.path, error);
     if (code)
         return code;
-    lode_session_offload(state->session, &offload);
     provenance->repeats = state->bench.repeats;
     snprintf(provenance->order, sizeof provenance->order, "all figures in turn, then all again");
-    snprintf(provenance->settings, sizeof provenance->settings,
-             "ram=%" PRIu64 " policy=%s prefetch=%s io=%s ring=%" PRIu64 " context=%" PRIu32 " batch=%" PRIu32
-             " threads=%" PRIu32 " isa=%s kv=%s repack=%s",
-             o->ram_bytes, offload.policy, o->no_prefetch ? "off" : "on", offload.io, offload.ring_bytes,
-             lode_session_context(state->session), state->setting.batch, state->setting.threads,
-             state->setting.isa, state->setting.kv, o->no_repack ? "off" : "on");
-    provenance->plan_hash = provenance_plan_hash(provenance->settings, &offload);
+    model_settings_write(provenance->settings, sizeof provenance->settings, &state->model, state->engine,
+                         state->session);
+    provenance->plan_hash = lode_engine_plan_hash(state->engine);
     return LODE_OK;
 }
 

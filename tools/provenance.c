@@ -134,28 +134,6 @@ int provenance_open(struct provenance *out, const char *path, struct lode_error 
     return code;
 }
 
-// ---- the plan
-// ------------------------------------------------------------------------------------------------
-
-static void add_bytes(uint64_t *hash, const void *bytes, size_t n) // FNV-1a
-{
-    for (size_t i = 0; i < n; i++)
-        *hash = (*hash ^ ((const unsigned char *)bytes)[i]) * 0x100000001b3u;
-}
-
-uint64_t provenance_plan_hash(const char *settings, const struct lode_offload_stats *offload)
-{
-    uint64_t hash = 0xcbf29ce484222325u;
-    // Slots are left out: of a few hundred some come and go with the size of the program, which is another in
-    // each run.
-    const uint64_t places[] = {offload->pinned_bytes, offload->streamed_bytes, offload->ring_bytes};
-    add_bytes(&hash, settings, strlen(settings));
-    add_bytes(&hash, places, sizeof places);
-    add_bytes(&hash, offload->policy, strlen(offload->policy));
-    add_bytes(&hash, offload->io, strlen(offload->io));
-    return hash ? hash : 1;
-}
-
 // ---- telling
 // -------------------------------------------------------------------------------------------------
 

@@ -40,9 +40,6 @@ int provenance_open(struct provenance *out, const char *path, struct lode_error 
 // Temperature and read-ahead of a block device, from the tree at `sys` ("/sys").
 void provenance_drive_read(struct provenance_drive *drive, const char *sys);
 
-// A hash of the settings and of where weights lie: equal for two runs that were set up the same.
-uint64_t provenance_plan_hash(const char *settings, const struct lode_offload_stats *offload);
-
 const char *provenance_commit(void); // "51f4970", "51f4970-dirty"
 
 // Six lines, for people.
