@@ -256,8 +256,8 @@ const struct lode_tokenizer *lode_engine_tokenizer(const struct lode_engine *eng
 const struct lode_shape *lode_engine_shape(const struct lode_engine *engine);
 uint32_t lode_engine_threads(const struct lode_engine *engine);
 const char *lode_engine_isa(const struct lode_engine *engine);
-// Tells one set-up from another: where every weight has its home, and how the engine and its first session are
-// set. The same in each run of the same set-up; 0 before the first session.
+// Tells one set-up from another: where every weight has its home, and how the engine and its first session
+// are set. The same in each run of the same set-up; 0 before the first session.
 uint64_t lode_engine_plan_hash(const struct lode_engine *engine);
 double
 lode_engine_load_seconds(const struct lode_engine *engine); // reading weights included, once it is done
