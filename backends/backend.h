@@ -19,6 +19,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct lode_timeline;
+
 // How the bytes of a matrix lie in memory: as in the file, row behind row, or as a device has arranged them
 // for itself (the same bytes in the same place in another order).
 enum lode_layout { LODE_LAYOUT_FILE, LODE_LAYOUT_ROWS8 };
@@ -61,6 +67,11 @@ struct lode_expert_job {
     struct lode_matrix gate, up, down;
     const int32_t *tokens, *slots; // host memory
     uint32_t n;
+};
+
+// The matrices of one expert among others of the same types and shapes; device memory.
+struct lode_expert_entry {
+    const void *gate, *up, *down;
 };
 
 // What the largest call will need; scratch is made once for it.
@@ -125,7 +136,8 @@ struct lode_device_ops {
     void (*experts)(struct lode_device *device, struct lode_rows out, struct lode_rows x,
                     const struct lode_expert_job *jobs, uint32_t n_jobs);
 
-    // out[i] = sum over r < k, ascending, of weights[i*k + r] * slots[i*k + r]. weights: device memory.
+    // out[i] = sum over r < k, ascending, of weights[i*k + r] * slots[i*k + r]. weights: device memory. A
+    // slot whose weight is 0 is not read: it may never have been written.
     void (*experts_combine)(struct lode_device *device, struct lode_rows out, struct lode_rows slots,
                             const float *weights, uint32_t k);
 
@@ -167,16 +179,60 @@ struct lode_device_ops {
     // reads KV head h / (n_heads / kv->n_heads) at positions max(0, p - window + 1) .. p; window 0 means all.
     void (*attention)(struct lode_device *device, struct lode_rows out, struct lode_rows q, uint32_t n_heads,
                       const struct lode_kv *kv, uint32_t first_position, uint32_t window);
+
+    // ---- of devices without host memory; NULL on others
+
+    // Bytes that can be allocated now, and of the device. Others may take them at any time.
+    int (*memory)(struct lode_device *device, uint64_t *out_free_bytes, uint64_t *out_total_bytes,
+                  struct lode_error *error);
+
+    // Memory of the host that copies go fastest from and to.
+    int (*alloc_pinned)(struct lode_device *device, void **out, size_t bytes, struct lode_error *error);
+    void (*free_pinned)(struct lode_device *device, void *memory);
+
+    // Within the device, in the order of the operations.
+    int (*copy)(struct lode_device *device, void *to, const void *from, size_t bytes,
+                struct lode_error *error);
+
+    // Copies beside the operations, on a stream of their own, in the order of these calls. A copy begins when
+    // the operations before the fence `after` are done (0: at once); `from` is pinned memory that stays as it
+    // is until copy_done. Operations that are called after copy_await wait for the copy on the device, not in
+    // the caller. Tickets count up from 1 and are asked for a few thousand calls at most.
+    uint64_t (*fence)(struct lode_device *device);
+    int (*copy_in)(struct lode_device *device, void *to, const void *from, size_t bytes, uint64_t after,
+                   uint64_t *out_ticket, struct lode_error *error);
+    bool (*copy_done)(struct lode_device *device, uint64_t ticket);
+    void (*copy_await)(struct lode_device *device, uint64_t ticket);
+
+    // As experts, of experts that are all on the device and were chosen there: choice i, of row i / k, goes
+    // through entries[ids[i]] to row i of out. entries and ids: device memory. kind: types and shapes; its
+    // pointers and its n are not looked at.
+    void (*experts_routed)(struct lode_device *device, struct lode_rows out, struct lode_rows x,
+                           const struct lode_expert_job *kind, const struct lode_expert_entry *entries,
+                           const int32_t *ids, uint32_t k);
 };
 
 // A backend embeds this as its first member.
 struct lode_device {
     const struct lode_device_ops *ops;
-    char name[32];    // "cpu"
-    bool host_memory; // its memory can be read and written by the host directly
+    char name[32];            // "cpu"
+    bool host_memory;         // its memory can be read and written by the host directly
+    uint64_t allocated_bytes; // of GPUs: that alloc has given and free has not taken back
     // Where the operations add their time; NULL: nowhere, and no clock is read. Set by the caller between two
     // operations. A device whose operations return before they are done adds nothing.
     struct lode_device_times *times;
+    // Where spans of operations and copies are told, on lanes of the device's own that timeline_open made;
+    // NULL: nowhere. `layer` is what the caller works at. A device whose operations return before they are
+    // done tells them at the next sync.
+    struct lode_timeline *timeline;
+    uint32_t operations_lane, copies_lane, layer;
 };
+
+// Makes lanes in a timeline and tells spans there from now on; NULL: no more.
+void lode_device_timeline(struct lode_device *device, struct lode_timeline *timeline);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

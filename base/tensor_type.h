@@ -6,6 +6,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum lode_type {
     LODE_F32 = 0,
     LODE_F16 = 1,
@@ -43,5 +47,9 @@ bool lode_type_row_bytes(uint64_t *out_bytes, uint32_t type, uint64_t n_elems);
 
 // The types that are understood, comma separated, for error texts.
 const char *lode_type_list(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

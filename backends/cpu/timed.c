@@ -6,16 +6,28 @@
 #include "backends/cpu/cpu_device.h"
 
 #include "base/clock.h"
+#include "base/timeline.h"
 
 static uint64_t begin(const struct lode_device *device)
 {
-    return device->times ? clock_now_ns() : 0;
+    return device->times || device->timeline ? clock_now_ns() : 0;
 }
 
-static void end_kernels(const struct lode_device *device, uint64_t start_ns)
+static void end(const struct lode_device *device, uint64_t *counter, const char *what, uint64_t start_ns)
 {
-    if (device->times)
-        device->times->kernels_ns += clock_now_ns() - start_ns;
+    if (!start_ns)
+        return;
+    const uint64_t now_ns = clock_now_ns();
+    if (counter)
+        *counter += now_ns - start_ns;
+    if (device->timeline)
+        lode_timeline_span(device->timeline, device->operations_lane, what, device->layer, 0, start_ns,
+                           now_ns);
+}
+
+static void end_kernels(const struct lode_device *device, const char *what, uint64_t start_ns)
+{
+    end(device, device->times ? &device->times->kernels_ns : NULL, what, start_ns);
 }
 
 void cpu_timed_matmul(struct lode_device *device, const struct lode_rows *outs,
@@ -23,7 +35,7 @@ void cpu_timed_matmul(struct lode_device *device, const struct lode_rows *outs,
 {
     const uint64_t start_ns = begin(device);
     cpu_matmul(device, outs, weights, n_weights, x);
-    end_kernels(device, start_ns);
+    end_kernels(device, "matmul", start_ns);
 }
 
 void cpu_timed_matmul_geglu(struct lode_device *device, struct lode_rows out, const struct lode_matrix *gate,
@@ -31,7 +43,7 @@ void cpu_timed_matmul_geglu(struct lode_device *device, struct lode_rows out, co
 {
     const uint64_t start_ns = begin(device);
     cpu_matmul_geglu(device, out, gate, up, x);
-    end_kernels(device, start_ns);
+    end_kernels(device, "matmul geglu", start_ns);
 }
 
 void cpu_timed_experts(struct lode_device *device, struct lode_rows out, struct lode_rows x,
@@ -39,7 +51,7 @@ void cpu_timed_experts(struct lode_device *device, struct lode_rows out, struct 
 {
     const uint64_t start_ns = begin(device);
     cpu_experts(device, out, x, jobs, n_jobs);
-    end_kernels(device, start_ns);
+    end_kernels(device, "experts", start_ns);
 }
 
 void cpu_timed_attention(struct lode_device *device, struct lode_rows out, struct lode_rows q,
@@ -47,6 +59,5 @@ void cpu_timed_attention(struct lode_device *device, struct lode_rows out, struc
 {
     const uint64_t start_ns = begin(device);
     cpu_attention(device, out, q, n_heads, kv, first_position, window);
-    if (device->times)
-        device->times->attention_ns += clock_now_ns() - start_ns;
+    end(device, device->times ? &device->times->attention_ns : NULL, "attention", start_ns);
 }

@@ -65,7 +65,8 @@ struct cpu_vector_kernels {
                   size_t n);                        // gelu_tanh(gate) * up; out may be either
     void (*softcap)(float *x, float cap, size_t n); // cap * tanh(x / cap)
 
-    // out[i] = sum over r < k, ascending, of weights[r] * rows[r * stride + i].
+    // out[i] = sum over r < k, ascending, of weights[r] * rows[r * stride + i]; a row whose weight is 0 is
+    // not read.
     void (*weighted_sum)(float *out, const float *rows, size_t stride, const float *weights, size_t k,
                          size_t n);
 

@@ -176,13 +176,15 @@ static void softcap(float *x, float cap, size_t n)
         v_store_n(x + i, v_mul(c, v_tanh(v_div(v_load_n(x + i, n - i), c))), n - i);
 }
 
+// A row whose weight is 0 is not read: it may never have been written.
 static void weighted_sum(float *out, const float *rows, size_t stride, const float *weights, size_t k,
                          size_t n)
 {
     for (size_t i = 0; i < n; i += VF) {
         vf sum = v_set1(0);
         for (size_t r = 0; r < k; r++)
-            sum = v_fma(v_set1(weights[r]), v_load_n(rows + r * stride + i, n - i), sum);
+            if (weights[r] != 0)
+                sum = v_fma(v_set1(weights[r]), v_load_n(rows + r * stride + i, n - i), sum);
         v_store_n(out + i, sum, n - i);
     }
 }
