@@ -24,8 +24,11 @@ struct sums {
     bool countable;
 };
 
-static bool on_gpu(const struct homes_request *request, uint32_t unit)
+static bool on_gpu(const struct homes_request *request, const struct unit_table *table, uint32_t unit)
 {
+    const enum unit_class class = table->units[unit].class;
+    if (request->gpu_has_copies && (class == UNIT_EXPERT || class == UNIT_ROWS))
+        return false;
     return request->gpu && request->gpu[unit];
 }
 
@@ -35,7 +38,7 @@ static struct sums sum_up(const struct unit_table *table, const struct homes_req
     for (uint32_t u = 0; u < table->n_units; u++) {
         const struct unit *unit = &table->units[u];
         const uint64_t bytes = layout_unit_bytes(table, u, request->host_memory);
-        if (on_gpu(request, u))
+        if (on_gpu(request, table, u))
             continue;
         uint64_t *sum = &s.fixed_bytes;
         if (unit->class == UNIT_ROWS) {
@@ -133,7 +136,7 @@ static void assign(struct homes *out, const struct unit_table *table, const stru
         const struct unit *unit = &table->units[u];
         const uint64_t bytes = layout_unit_bytes(table, u, request->host_memory);
         unsigned home = HOME_PINNED;
-        if (on_gpu(request, u)) {
+        if (on_gpu(request, table, u)) {
             const unsigned g = request->gpu[u] - 1u;
             home = HOME_GPU + g;
             out->gpu_bytes[g] += layout_unit_bytes(table, u, false); // as a GPU has it, whatever the host

@@ -33,6 +33,8 @@ struct homes_request {
     bool host_memory;      // it is the host's own: parts lie as in their files
     uint64_t ring_bytes;   // where something is streamed; 0, or less than that: the least that works
     const uint8_t *gpu;    // [n_units] 1 + g: in the memory of GPU g; 0: not. NULL: none
+    // Of experts and tables of rows `gpu` is not looked at: they are the host's, whatever copies there are.
+    bool gpu_has_copies;
 };
 
 // The memory of the host that homes_divide needs at least, and what lets everything but rows be pinned there;

@@ -43,3 +43,15 @@ void layout_place(void **parts, const struct unit_table *table, uint32_t unit_id
         memory += bytes;
     }
 }
+
+uint64_t layout_part_offset(const struct unit_table *table, uint32_t unit_id, uint32_t part)
+{
+    const struct extent *parts = &table->parts[table->units[unit_id].first_part];
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < part; i++) {
+        uint64_t bytes = 0;
+        part_bytes(&bytes, &parts[i], false); // counted before: it fits
+        offset += bytes;
+    }
+    return offset;
+}

@@ -21,4 +21,7 @@ uint64_t layout_unit_bytes(const struct unit_table *table, uint32_t unit, bool h
 void layout_place(void **parts, const struct unit_table *table, uint32_t unit, char *memory,
                   bool host_memory);
 
+// How far behind its slot's address a part (0 .. n_parts-1) of a unit lies on a device without host memory.
+uint64_t layout_part_offset(const struct unit_table *table, uint32_t unit, uint32_t part);
+
 #endif

@@ -1,7 +1,8 @@
 // Reading the pinned units at the start.
 //
 // Into host memory the reads go straight to their place, many at once. To a device without host memory they
-// go through a ring of staging buffers and upload.
+// go through a ring of staging buffers and upload. What stays in the memory of the host and has a copy on a
+// GPU is read once, and copied before anybody changes its order.
 #include "base/checked.h"
 #include "placement/layout.h"
 #include "placement/residency_internal.h"
@@ -14,9 +15,10 @@
 
 #define DIRECT_READS 256
 #define DIRECT_READ_MAX_BYTES ((uint64_t)16 << 20)
-// Host memory while a device without host memory is filled: 16 buffers of 2 MiB.
+// Host memory while a device without host memory is filled: 16 buffers of 2 MiB, with room for padding.
 #define STAGED_READS 16
 #define STAGED_READ_MAX_BYTES ((uint64_t)2 << 20)
+#define STAGED_BYTES (STAGED_READ_MAX_BYTES + 2 * IO_ALIGN_BYTES)
 
 #define REAP_MAX 64
 #define PROGRESS_INTERVAL_NS (50 * 1000 * 1000)
@@ -27,15 +29,19 @@ struct pending_read {
     char *staging;          // NULL when the read goes into the slot
 };
 
-// Fills the slots in the order of the table. A read's tag is its index in `reads`; `idle` is a stack of the
-// unused.
+// Reads that are not used: a stack.
+struct idle_reads {
+    uint32_t n, ids[DIRECT_READS];
+};
+
+// Fills the slots in the order of the table. A read's tag is its index in `reads`.
 struct loader {
     struct residency *residency;
     char *staging;
-    uint64_t read_max_bytes;
-    uint32_t n_reads, n_idle;
-    struct pending_read reads[DIRECT_READS];
-    uint32_t idle[DIRECT_READS];
+    struct lode_device *staging_from; // whose pinned memory it is; NULL: malloc's
+    uint32_t n_reads;
+    struct pending_read reads[DIRECT_READS + STAGED_READS];
+    struct idle_reads direct, staged;
     struct io_completion completions[REAP_MAX];
 
     uint32_t next_unit, next_part; // next_part counts within the unit
@@ -96,6 +102,69 @@ static int allocate(struct residency *residency, struct lode_error *error)
     return 0;
 }
 
+// ---- where units go
+// ----------------------------------------------------------------------------------------------
+
+static bool is_loaded(const struct residency *residency, uint32_t unit)
+{
+    return is_pinned(residency, unit) || residency_executor(residency, unit) ||
+           residency_copies(residency, unit);
+}
+
+static bool is_direct(const struct residency *residency, uint32_t unit)
+{
+    return is_pinned(residency, unit) && residency->device->host_memory;
+}
+
+static int upload(struct residency *residency, struct lode_device *device, uint32_t unit, char *to,
+                  const char *from, uint64_t bytes, struct lode_error *error)
+{
+    struct lode_error cause;
+    if (device->ops->upload(device, to, from, bytes, &cause) != 0)
+        return residency_fail_for(residency, unit, error, &cause);
+    return 0;
+}
+
+// To every GPU that has a copy of the unit; `from` is what lies `offset` behind the start of the part.
+static int upload_copies(struct residency *residency, uint32_t unit, uint32_t part_id, const char *from,
+                         uint64_t offset, uint64_t bytes, struct lode_error *error)
+{
+    const uint32_t part = part_id - residency->table->units[unit].first_part;
+    int code = 0;
+    for (uint32_t g = 0; g < residency->n_gpus && code == 0; g++)
+        if (residency_copies(residency, unit) >> g & 1)
+            code = upload(residency, residency->gpus[g].device, unit,
+                          (char *)residency_gpu_part(residency, g, unit, part) + offset, from, bytes, error);
+    return code;
+}
+
+// What a staging buffer has got.
+static int upload_staged(struct residency *residency, const struct pending_read *read, const char *from,
+                         struct lode_error *error)
+{
+    const uint32_t executor = residency_executor(residency, read->unit);
+    if (!executor && !is_pinned(residency, read->unit))
+        return upload_copies(residency, read->unit, read->part, from, read->offset, read->bytes, error);
+    struct lode_device *device = executor ? residency->gpus[executor - 1].device : residency->device;
+    return upload(residency, device, read->unit, (char *)residency->parts[read->part] + read->offset, from,
+                  read->bytes, error);
+}
+
+// A part of a pinned unit is there as a whole.
+static int finish_part(struct residency *residency, uint32_t unit, uint32_t part, struct lode_error *error)
+{
+    int code = 0;
+    if (is_direct(residency, unit))
+        code = upload_copies(residency, unit, part, residency->parts[part], 0,
+                             residency->table->parts[part].bytes, error);
+    const struct residency_options *options = &residency->options;
+    const bool keeps_order =
+        residency->n_gpus && !options->copy_part && residency->table->units[unit].class == UNIT_EXPERT;
+    if (code == 0 && options->on_part && !keeps_order)
+        options->on_part(options->part_user, part, residency->parts[part]);
+    return code;
+}
+
 // ---- reading
 // -------------------------------------------------------------------------------------------------
 
@@ -121,30 +190,55 @@ static int check_extents(const struct loader *loader, struct lode_error *error)
     return 0;
 }
 
-static int init_reads(struct loader *loader, struct lode_error *error)
+static int make_staging(struct loader *loader, struct lode_error *error)
 {
-    bool staged = !loader->residency->device->host_memory;
-    loader->n_reads = staged ? STAGED_READS : DIRECT_READS;
-    loader->read_max_bytes = staged ? STAGED_READ_MAX_BYTES : DIRECT_READ_MAX_BYTES;
-    if (staged) {
-        loader->staging = aligned_alloc(IO_ALIGN_BYTES, STAGED_READS * STAGED_READ_MAX_BYTES);
-        if (!loader->staging)
-            return lode_fail(error, LODE_ERR_MEMORY, "no memory for staging buffers of %" PRIu64 " MiB",
-                             STAGED_READS * STAGED_READ_MAX_BYTES >> 20);
-    }
-    for (uint32_t i = 0; i < loader->n_reads; i++) {
-        loader->reads[i].staging = staged ? loader->staging + i * STAGED_READ_MAX_BYTES : NULL;
-        loader->idle[loader->n_idle++] = i;
-    }
+    const struct residency *residency = loader->residency;
+    struct lode_device *gpu = residency->n_gpus ? residency->gpus[0].device : NULL;
+    void *memory = NULL;
+    if (gpu && gpu->ops->alloc_pinned &&
+        gpu->ops->alloc_pinned(gpu, &memory, STAGED_READS * STAGED_BYTES, NULL) == 0)
+        loader->staging_from = gpu;
+    else
+        memory = aligned_alloc(IO_ALIGN_BYTES, STAGED_READS * STAGED_BYTES);
+    loader->staging = memory;
+    if (!memory)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for staging buffers of %" PRIu64 " MiB",
+                         STAGED_READS * STAGED_BYTES >> 20);
     return 0;
 }
 
-// Moves on to the next pinned unit that has a part left; false when everything has been asked for.
+static void free_staging(struct loader *loader)
+{
+    if (loader->staging_from)
+        loader->staging_from->ops->free_pinned(loader->staging_from, loader->staging);
+    else
+        free(loader->staging);
+}
+
+static int init_reads(struct loader *loader, struct lode_error *error)
+{
+    const struct residency *residency = loader->residency;
+    bool any_staged = false;
+    for (uint32_t u = 0; u < residency->table->n_units && !any_staged; u++)
+        any_staged = is_loaded(residency, u) && !is_direct(residency, u);
+    for (uint32_t i = 0; residency->device->host_memory && i < DIRECT_READS; i++)
+        loader->direct.ids[loader->direct.n++] = loader->n_reads++;
+    if (!any_staged)
+        return 0;
+    const int code = make_staging(loader, error);
+    for (uint32_t i = 0; code == 0 && i < STAGED_READS; i++) {
+        loader->reads[loader->n_reads].staging = loader->staging + i * STAGED_BYTES;
+        loader->staged.ids[loader->staged.n++] = loader->n_reads++;
+    }
+    return code;
+}
+
+// Moves on to the next unit that has a part left; false when everything has been asked for.
 static bool find_next_part(struct loader *loader)
 {
     const struct unit_table *table = loader->residency->table;
     while (loader->next_unit < table->n_units &&
-           (!is_pinned(loader->residency, loader->next_unit) ||
+           (!is_loaded(loader->residency, loader->next_unit) ||
             loader->next_part == table->units[loader->next_unit].n_parts)) {
         loader->next_unit++;
         loader->next_part = 0;
@@ -152,14 +246,29 @@ static bool find_next_part(struct loader *loader)
     return loader->next_unit < table->n_units;
 }
 
+// The unused reads of the kind that the next part needs.
+static struct idle_reads *next_idle(struct loader *loader)
+{
+    return is_direct(loader->residency, loader->next_unit) ? &loader->direct : &loader->staged;
+}
+
 // Reads of one part meet at a multiple of IO_ALIGN_BYTES in the file, so that their paddings do not overlap.
 static uint64_t next_read_bytes(const struct loader *loader, const struct extent *part)
 {
     const uint64_t left = part->bytes - loader->next_offset;
-    if (left <= loader->read_max_bytes)
+    const uint64_t most =
+        is_direct(loader->residency, loader->next_unit) ? DIRECT_READ_MAX_BYTES : STAGED_READ_MAX_BYTES;
+    if (left <= most)
         return left;
     const uint64_t start = part->offset + loader->next_offset;
-    return (start + loader->read_max_bytes) / IO_ALIGN_BYTES * IO_ALIGN_BYTES - start;
+    return (start + most) / IO_ALIGN_BYTES * IO_ALIGN_BYTES - start;
+}
+
+// A staging buffer is read into as the bytes lie in the file, too.
+static char *staged_at(const struct loader *loader, const struct pending_read *read)
+{
+    const struct extent *part = &loader->residency->table->parts[read->part];
+    return read->staging + (part->offset + read->offset) % IO_ALIGN_BYTES;
 }
 
 static int submit_next(struct loader *loader, struct lode_error *error)
@@ -168,7 +277,8 @@ static int submit_next(struct loader *loader, struct lode_error *error)
     const struct unit_table *table = residency->table;
     uint32_t part_id = table->units[loader->next_unit].first_part + loader->next_part;
     const struct extent *part = &table->parts[part_id];
-    uint32_t id = loader->idle[loader->n_idle - 1];
+    struct idle_reads *idle = next_idle(loader);
+    uint32_t id = idle->ids[idle->n - 1];
     struct pending_read *read = &loader->reads[id];
     read->unit = loader->next_unit;
     read->part = part_id;
@@ -178,15 +288,15 @@ static int submit_next(struct loader *loader, struct lode_error *error)
         .file = part->file,
         .offset = part->offset + read->offset,
         .length = read->bytes,
-        .buffer = read->staging ? read->staging : (char *)residency->parts[part_id] + read->offset,
+        .buffer = read->staging ? staged_at(loader, read) : (char *)residency->parts[part_id] + read->offset,
         .tag = read_tag(READ_LOAD, id),
         .priority = IO_DEMAND,
-        .padded = !read->staging,
+        .padded = true,
     };
     struct lode_error cause;
     if (io_submit(residency->io, &request, &cause) != 0)
         return residency_fail_for(residency, read->unit, error, &cause);
-    loader->n_idle--;
+    idle->n--;
     loader->next_offset += read->bytes;
     if (loader->next_offset == part->bytes) {
         loader->next_part++;
@@ -199,23 +309,22 @@ static int take_completion(struct loader *loader, const struct io_completion *co
                            struct lode_error *error)
 {
     struct residency *residency = loader->residency;
-    struct lode_device *device = residency->device;
     const uint32_t id = (uint32_t)completion->tag;
     const struct pending_read *read = &loader->reads[id];
-    loader->idle[loader->n_idle++] = id;
+    struct idle_reads *idle = read->staging ? &loader->staged : &loader->direct;
+    idle->ids[idle->n++] = id;
     if (completion->status != IO_DONE)
         return residency_fail_for(residency, read->unit, error, &completion->error);
-    if (read->staging) {
-        char *slot = (char *)residency->parts[read->part] + read->offset;
-        struct lode_error cause;
-        if (device->ops->upload(device, slot, read->staging, read->bytes, &cause) != 0)
-            return residency_fail_for(residency, read->unit, error, &cause);
-    }
+    int code = 0;
+    if (read->staging)
+        code = upload_staged(residency, read, staged_at(loader, read), error);
+    if (code != 0)
+        return code;
     loader->done_bytes += read->bytes;
     loader->left_bytes[read->part] -= read->bytes;
-    if (loader->left_bytes[read->part] == 0 && residency->options.on_part)
-        residency->options.on_part(residency->options.part_user, read->part, residency->parts[read->part]);
-    return 0;
+    if (loader->left_bytes[read->part] == 0 && is_pinned(residency, read->unit))
+        code = finish_part(residency, read->unit, read->part, error);
+    return code;
 }
 
 static int tell_progress(struct loader *loader, struct lode_error *error)
@@ -230,7 +339,7 @@ static int tell_progress(struct loader *loader, struct lode_error *error)
 // Waits for some of the reads, at most one interval of the progress.
 static int reap_some(struct loader *loader, struct lode_error *error)
 {
-    uint32_t wanted = loader->n_reads / 16;
+    uint32_t wanted = loader->staging ? 1 : loader->n_reads / 16; // there are few buffers for staging
     uint32_t n = io_reap(loader->residency->io, loader->completions, REAP_MAX, wanted, PROGRESS_INTERVAL_NS);
     int code = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -249,9 +358,9 @@ static int read_all(struct loader *loader, struct lode_error *error)
 {
     int code = tell_progress(loader, error);
     while (code == 0) {
-        while (code == 0 && loader->n_idle > 0 && find_next_part(loader))
+        while (code == 0 && find_next_part(loader) && next_idle(loader)->n > 0)
             code = submit_next(loader, error);
-        if (code == 0 && loader->n_idle == loader->n_reads)
+        if (code == 0 && loader->direct.n + loader->staged.n == loader->n_reads)
             break;
         if (code == 0)
             code = reap_some(loader, error);
@@ -296,6 +405,11 @@ static uint64_t *count_part_bytes(const struct unit_table *table)
     return bytes;
 }
 
+uint64_t residency_staging_bytes(void)
+{
+    return STAGED_READS * STAGED_BYTES;
+}
+
 int residency_load(struct residency *residency, struct lode_error *error)
 {
     const uint32_t n_pool_blocks = residency->n_blocks;
@@ -310,7 +424,7 @@ int residency_load(struct residency *residency, struct lode_error *error)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to count what has been read");
     }
     for (uint32_t u = 0; u < residency->table->n_units; u++)
-        loader->total_bytes += is_pinned(residency, u) ? residency->table->units[u].bytes : 0;
+        loader->total_bytes += is_loaded(residency, u) ? residency->table->units[u].bytes : 0;
     int code = check_extents(loader, error);
     if (code == 0)
         code = allocate(residency, error);
@@ -323,8 +437,10 @@ int residency_load(struct residency *residency, struct lode_error *error)
     drain(loader);
     if (code == 0)
         code = residency->device->ops->sync(residency->device, error);
+    for (uint32_t g = 0; g < residency->n_gpus && code == 0; g++)
+        code = residency->gpus[g].device->ops->sync(residency->gpus[g].device, error);
     free(loader->left_bytes);
-    free(loader->staging);
+    free_staging(loader);
     free(loader);
     return code;
 }

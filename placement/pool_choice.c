@@ -78,8 +78,8 @@ void pool_weigh(struct pool *pool, uint32_t unit, float weight)
     pool->policy->ops->scored(pool->policy, pool->residency->expert_index[unit], weight);
 }
 
-int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
-                struct lode_error *error)
+int pool_choose(struct pool *pool, uint32_t layer, const uint32_t *units, const uint32_t *n_tokens,
+                uint32_t n, struct lode_error *error)
 {
     struct residency *residency = pool->residency;
     assert(n <= pool->layer_max);
@@ -89,9 +89,8 @@ int pool_choose(struct pool *pool, const uint32_t *units, const uint32_t *n_toke
         abandon_choice(pool);
     pool->n_ready = pool->ready_at = pool->n_backlog = pool->backlog_at = 0;
     pool->failure.code = LODE_OK;
-    if (n == 0)
+    if (layer == UNIT_NO_LAYER)
         return 0;
-    const uint32_t layer = residency->table->units[units[0]].layer;
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t expert = residency->expert_index[units[i]];
         pool->policy->ops->chosen(pool->policy, expert, n_tokens[i]);

@@ -67,13 +67,13 @@ void pool_guess(struct pool *pool, const uint32_t *units, uint32_t n, bool certa
     const uint32_t most = pool->n_slots / 2;
     for (uint32_t i = 0; i < n && pool->n_expected < most; i++) {
         const uint32_t slot = pool->slot_of[residency->expert_index[units[i]]];
-        if (slot != NOWHERE)
+        if (slot != NOWHERE && !residency_copies(residency, units[i]))
             expect(pool, slot);
     }
     uint32_t left = certain ? n : guesses_in_window(pool);
     for (uint32_t i = 0; i < n && left > 0 && pool->n_expected < most; i++) {
         const uint32_t expert = residency->expert_index[units[i]];
-        if (pool->slot_of[expert] != NOWHERE)
+        if (pool->slot_of[expert] != NOWHERE || residency_copies(residency, units[i]))
             continue;
         const uint32_t slot = pool_take_slot(pool, expert, true);
         if (slot == NOWHERE)
@@ -90,7 +90,8 @@ void pool_fill(struct pool *pool)
 {
     while (pool->fill_at < pool->n_fill && pool->n_filling < FILLS_IN_FLIGHT) {
         const uint32_t expert = pool->fill_order[pool->fill_at], class = pool_class_of(pool, expert);
-        if (pool->slot_of[expert] == NOWHERE && pool->n_free[class]) {
+        if (pool->slot_of[expert] == NOWHERE && pool->n_free[class] &&
+            !residency_copies(pool->residency, pool->unit_of[expert])) {
             const uint32_t slot = pool->free_slots[pool->classes[class].first_slot + --pool->n_free[class]];
             pool->slots[slot].filling = true;
             const int code = pool_start_read(pool, expert, slot, IO_PREFETCH, NULL);
@@ -102,6 +103,25 @@ void pool_fill(struct pool *pool)
         }
         pool->fill_at++;
     }
+}
+
+// `missing` counts experts that are neither here nor on a GPU: only these are worth a guess.
+void pool_copied(struct pool *pool, uint32_t unit, bool has)
+{
+    const uint32_t expert = pool->residency->expert_index[unit];
+    if (pool_has(pool, unit))
+        return;
+    if (has)
+        pool->missing[pool->layer_of[expert]]--;
+    else
+        pool->missing[pool->layer_of[expert]]++;
+}
+
+void pool_forget(struct pool *pool, uint32_t unit)
+{
+    const uint32_t slot = pool->slot_of[pool->residency->expert_index[unit]];
+    if (slot != NOWHERE && pool->slots[slot].state == SLOT_RESIDENT && !pool->slots[slot].pins)
+        pool_evict(pool, slot);
 }
 
 void pool_pass_end(struct pool *pool, uint32_t n_tokens, double disk_bytes_per_ns)

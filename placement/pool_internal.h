@@ -68,6 +68,9 @@ struct pool {
 uint64_t pool_expert_bytes(const struct pool *pool, uint32_t expert);
 uint32_t pool_class_of(const struct pool *pool, uint32_t expert);
 
+// Takes a resident expert that nobody uses out of its slot.
+void pool_evict(struct pool *pool, uint32_t slot);
+
 // Counts what a guess was worth, once.
 void pool_settle_guess(struct pool *pool, struct slot *slot, bool useful);
 

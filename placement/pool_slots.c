@@ -39,6 +39,11 @@ uint64_t pool_expert_bytes(const struct pool *pool, uint32_t expert)
     return pool->residency->table->units[pool->unit_of[expert]].bytes;
 }
 
+static bool on_gpu(const struct pool *pool, uint32_t expert)
+{
+    return residency_copies(pool->residency, pool->unit_of[expert]) != 0;
+}
+
 // A guess that did not come true, or nobody waited for.
 void pool_settle_guess(struct pool *pool, struct slot *slot, bool useful)
 {
@@ -50,13 +55,13 @@ void pool_settle_guess(struct pool *pool, struct slot *slot, bool useful)
         pool_expert_bytes(pool, slot->expert);
 }
 
-static void evict(struct pool *pool, uint32_t slot)
+void pool_evict(struct pool *pool, uint32_t slot)
 {
     struct slot *s = &pool->slots[slot];
     pool_settle_guess(pool, s, false);
     if (pool->policy->ops->evicted)
         pool->policy->ops->evicted(pool->policy, s->expert);
-    pool->missing[pool->layer_of[s->expert]]++;
+    pool->missing[pool->layer_of[s->expert]] += !on_gpu(pool, s->expert);
     set_free(pool, slot);
 }
 
@@ -96,7 +101,7 @@ uint32_t pool_take_slot(struct pool *pool, uint32_t expert, bool for_guess)
         victim = find_victim(pool, class, NOWHERE, false);
     if (victim == NOWHERE)
         return NOWHERE;
-    evict(pool, victim);
+    pool_evict(pool, victim);
     return pool->free_slots[pool->classes[class].first_slot + --pool->n_free[class]];
 }
 
@@ -156,7 +161,7 @@ static void arrive(struct pool *pool, uint32_t slot)
     s->state = SLOT_RESIDENT;
     count_bytes(pool, s);
     record_read(pool, s);
-    pool->missing[pool->layer_of[s->expert]]--;
+    pool->missing[pool->layer_of[s->expert]] -= !on_gpu(pool, s->expert);
     if (pool->policy->ops->admitted)
         pool->policy->ops->admitted(pool->policy, s->expert);
     if (!s->expected && !s->wanted)

@@ -184,9 +184,9 @@ static int open_indices(struct residency *residency, struct lode_error *error)
 static int open_mapped(struct residency *residency, struct lode_error *error)
 {
     const struct residency_options *options = &residency->options;
-    if (!residency->device->host_memory)
+    if (!residency->device->host_memory || options->n_gpus)
         return lode_fail(error, LODE_ERR_UNSUPPORTED, "mapped weights cannot be used by %s",
-                         residency->device->name);
+                         options->n_gpus ? options->gpus[0].device->name : residency->device->name);
     int code = open_indices(residency, error);
     if (code == 0)
         code = mapped_place(&residency->homes, residency->parts, options->mapped, residency->table, error);
@@ -202,23 +202,35 @@ static int open_all(struct residency *residency, struct lode_error *error)
 {
     if (residency->options.mapped)
         return open_mapped(residency, error);
+    int code = gpus_check(residency, error);
+    if (code != 0)
+        return code;
     const struct unit_table *table = residency->table;
     const bool host_memory = residency->device->host_memory;
     const uint64_t asked = residency->options.budget_bytes;
-    const uint64_t full = residency_full_bytes(table, residency->device);
+    const uint8_t *unit_gpu = residency->options.unit_gpu;
+    const uint64_t full = residency_full_bytes_beside(table, residency->device, unit_gpu);
     if (!host_memory && asked && asked < full)
         return lode_fail(error, LODE_ERR_UNSUPPORTED, "the weights on %s take %s, but have %s",
                          residency->device->name, bytes_text(full).text, bytes_text(asked).text);
-    int code = open_indices(residency, error);
+    code = open_indices(residency, error);
     const struct homes_request request = {.budget_bytes = asked ? asked : full,
                                           .host_memory = host_memory,
-                                          .ring_bytes = residency->options.ring_bytes};
+                                          .ring_bytes = residency->options.ring_bytes,
+                                          .gpu = unit_gpu,
+                                          .gpu_has_copies = true};
     if (code == 0)
         code = homes_divide(&residency->homes, table, &request, error);
     if (code == 0 && residency->homes.pool_bytes)
         code = pool_open(&residency->pool, residency, error); // before, so that it gets its pages meanwhile
     if (code == 0)
+        code = gpus_open(residency, error);
+    if (code == 0)
         code = residency_load(residency, error);
+    for (uint32_t g = 0; g < residency->n_gpus && code == 0; g++)
+        code = uploads_open_pinned(residency, &residency->gpus[g], error);
+    residency->options.gpus = NULL; // the caller's, for the time of opening
+    residency->options.unit_gpu = NULL;
     if (code == 0)
         code = open_homes(residency, error);
     io_count(residency->io, &residency->counted);
@@ -266,6 +278,7 @@ void residency_close(struct residency *residency)
         return;
     pool_close(residency->pool);
     drain(residency);
+    gpus_close(residency);
     ring_close(residency->ring);
     rows_close(residency->rows);
     io_unregister(residency->io);
@@ -323,14 +336,15 @@ bool residency_wants_weights(const struct residency *residency)
     return residency->pool && pool_wants_weights(residency->pool);
 }
 
+// The policy of the pool hears nothing of what GPUs have.
 void residency_weigh(struct residency *residency, uint32_t unit, float weight)
 {
-    if (residency_wants_weights(residency))
+    if (residency_wants_weights(residency) && !residency_copies(residency, unit))
         pool_weigh(residency->pool, unit, weight);
 }
 
-int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
-                     struct lode_error *error)
+static uint32_t count_choice(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens,
+                             uint32_t n)
 {
     const bool decodes = residency_decodes(residency);
     const uint64_t serial = residency->n_decoded + 1;
@@ -344,19 +358,51 @@ int residency_choose(struct residency *residency, const uint32_t *units, const u
             residency->last_chosen[expert] = serial;
         }
     }
+    const uint32_t layer = n ? residency->table->units[units[0]].layer : UNIT_NO_LAYER;
     if (decodes && n)
-        residency->layers[residency->table->units[units[0]].layer].choices += n;
+        residency->layers[layer].choices += n;
     else
         residency->figures.prefill_choices += n;
-    if (residency->pool)
-        return pool_choose(residency->pool, units, n_tokens, n, error);
-    if (decodes && n)
-        residency->layers[residency->table->units[units[0]].layer].hits += n;
+    return layer;
+}
+
+static void count_hits(struct residency *residency, uint32_t layer, uint32_t n)
+{
+    if (residency_decodes(residency) && n)
+        residency->layers[layer].hits += n;
     else
         residency->figures.prefill_hits += n;
+}
+
+int residency_choose(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens, uint32_t n,
+                     struct lode_error *error)
+{
+    const uint32_t layer = count_choice(residency, units, n_tokens, n);
+    if (residency->n_gpus) {
+        gpus_choose(residency, units, n_tokens, n);
+        uploads_choose(residency, layer);
+        count_hits(residency, layer, n - residency->n_host);
+        units = residency->host_units;
+        n_tokens = residency->host_tokens;
+        n = residency->n_host;
+    }
+    if (residency->pool)
+        return pool_choose(residency->pool, layer, units, n_tokens, n, error);
+    count_hits(residency, layer, n);
     residency->chosen = units;
     residency->n_chosen = n;
     return 0;
+}
+
+void residency_note_choice(struct residency *residency, const uint32_t *units, const uint32_t *n_tokens,
+                           uint32_t n)
+{
+    const uint32_t layer = count_choice(residency, units, n_tokens, n);
+    gpus_choose(residency, units, n_tokens, n);
+    assert(residency->n_host == 0);
+    count_hits(residency, layer, n);
+    for (uint32_t g = 0; g < residency->n_gpus; g++)
+        residency->gpus[g].n_chosen = residency->gpus[g].chosen_at = 0;
 }
 
 int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *out_n, uint32_t max, bool wait,
@@ -374,6 +420,11 @@ int residency_take(struct residency *residency, uint32_t *out_units, uint32_t *o
 }
 
 bool residency_has(const struct residency *residency, uint32_t unit)
+{
+    return residency_copies(residency, unit) || residency_host_has(residency, unit);
+}
+
+bool residency_host_has(const struct residency *residency, uint32_t unit)
 {
     return !residency->pool || residency->homes.home[unit] != HOME_POOL || pool_has(residency->pool, unit);
 }
@@ -433,6 +484,7 @@ void residency_pass_begin(struct residency *residency, uint32_t n_tokens, bool (
     residency->pass_tokens = n_tokens;
     residency->pass_start_ns = io_now_ns(residency->io);
     residency->stall = (struct residency_stall){0};
+    uploads_begin_pass(residency);
 }
 
 void residency_pass_end(struct residency *residency, bool complete)
