@@ -1,16 +1,12 @@
-// A model: opens its file, makes the device ready, reads the weights for the first session, keeps the heat.
+// A model: takes its options, makes the devices ready, reads the weights for the first session.
 #include "core/engine.h"
 
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/threads.h"
 #include "base/bytes_text.h"
 #include "base/clock.h"
-#include "core/fingerprint.h"
-#include "core/shape.h"
-#include "profiles/host_memory.h"
 
 #include <inttypes.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,8 +15,6 @@
 #ifndef LODE_VERSION
 #define LODE_VERSION "0.0.0"
 #endif
-
-#define HEAT_INTERVAL_NS ((uint64_t)600 * 1000000000)
 
 // Beyond it no drive gets faster, and a demand waits behind what is in flight.
 #define MOST_QUEUE_DEPTH 256
@@ -47,226 +41,6 @@ void engine_note(const struct lode_engine *engine, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     engine->options.on_note(engine->options.user, text);
-}
-
-// ---- files
-// ---------------------------------------------------------------------------------------------------
-
-static bool is_mapped(const struct lode_engine *engine)
-{
-    return engine->options.io && strcmp(engine->options.io, "mmap") == 0;
-}
-
-// Pages of the page cache are the kernel's, and a ceiling for them can only be a control group's.
-static int check_mapped(const struct lode_engine *engine, struct lode_error *error)
-{
-    const struct lode_engine_options *options = &engine->options;
-    struct host_memory memory;
-    if (!is_mapped(engine))
-        return 0;
-    if (options->mirror)
-        return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "mapped files are read from one copy: leave out the mirror");
-    if (!options->ram_bytes ||
-        (host_memory_read(&memory, "/", NULL) == 0 && memory.limit_bytes <= options->ram_bytes))
-        return 0;
-    return lode_fail(
-        error, LODE_ERR_UNSUPPORTED,
-        "a ceiling of %s does not bind the page cache that mapped files are read through: start the "
-        "program in a control group with that limit (systemd-run --user --scope -p MemoryMax=%" PRIu64
-        "), or leave out the ceiling",
-        bytes_text(options->ram_bytes).text, options->ram_bytes);
-}
-
-static int choose_io(enum io_engine_kind *out, const char *name, struct lode_error *error)
-{
-    static const char *const names[] = {
-        [IO_ENGINE_AUTO] = "auto", [IO_ENGINE_URING] = "uring", [IO_ENGINE_THREADS] = "threads"};
-    for (int kind = IO_ENGINE_AUTO; kind <= IO_ENGINE_THREADS; kind++)
-        if (!name || strcmp(name, names[kind]) == 0) {
-            *out = (enum io_engine_kind)kind;
-            return 0;
-        }
-    return lode_fail(error, LODE_ERR_ARGUMENT,
-                     "there is no way of reading called '%s'; there are auto, uring, threads and mmap", name);
-}
-
-// The second copy of each file: of a split model, the files of the same names beside the mirror.
-static char *mirror_path(const char *mirror, const char *path, uint32_t n_files)
-{
-    const char *name = strrchr(path, '/'), *slash = strrchr(mirror, '/');
-    char *out = NULL;
-    if (n_files == 1)
-        return strdup(mirror);
-    if (asprintf(&out, "%.*s%s", slash ? (int)(slash - mirror + 1) : 0, mirror, name ? name + 1 : path) < 0)
-        return NULL;
-    return out;
-}
-
-// A model that is kept in memory as a whole is read through the page cache where there is room for it too:
-// the next start finds it there. Otherwise the page cache is left alone.
-static enum io_cache_use choose_cache(const struct lode_engine *engine)
-{
-    const uint64_t weights = unit_table_bytes(&engine->model.units), available = engine_available_bytes();
-    const bool roomy = available && weights < available / 2 && available - 2 * weights > available / 16;
-    return !engine->options.ram_bytes && roomy ? IO_CACHE_POPULATE : IO_CACHE_AUTO;
-}
-
-static int open_io(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
-{
-    const uint32_t n = gguf_file_count(gguf);
-    const char **paths = calloc(n, sizeof *paths);
-    char **mirrors = calloc(n, sizeof *mirrors);
-    struct io_options options = {.cache = choose_cache(engine), .queue_depth = engine->options.queue_depth};
-    int rc = is_mapped(engine) ? 0 : choose_io(&options.engine, engine->options.io, error);
-    if (!rc && (!paths || !mirrors))
-        rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the paths of %" PRIu32 " files", n);
-    for (uint32_t i = 0; i < n && !rc; i++) {
-        paths[i] = gguf_file_path(gguf, i);
-        if (engine->options.mirror && !(mirrors[i] = mirror_path(engine->options.mirror, paths[i], n)))
-            rc = lode_fail(error, LODE_ERR_MEMORY, "no memory for the path of a mirror");
-    }
-    if (engine->options.mirror)
-        options.mirrors = (const char *const *)mirrors;
-    if (!rc)
-        rc = io_open(&engine->io, paths, n, &options, error);
-    if (!rc && is_mapped(engine))
-        rc = mapped_open(&engine->mapped, paths, n, error);
-    for (uint32_t i = 0; mirrors && i < n; i++)
-        free(mirrors[i]);
-    free(mirrors);
-    free(paths);
-    if (rc)
-        return rc;
-    if (engine->mapped)
-        return 0; // nothing is read through the io, so what it is does not matter
-    struct io_choice choice;
-    io_describe(engine->io, &choice);
-    if (choice.why_threads)
-        engine_note(engine, "reading with threads: %s", choice.why_threads);
-    if (choice.why_cached && options.cache == IO_CACHE_AUTO)
-        engine_note(engine, "reading through the page cache: %s", choice.why_cached);
-    return 0;
-}
-
-static int read_suppressed(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
-{
-    const struct gguf_value *list = gguf_find(gguf, "tokenizer.ggml.suppress_tokens");
-    const size_t n = list ? gguf_value_count(list) : 0;
-    if (!n)
-        return 0;
-    engine->suppressed = calloc(n, sizeof *engine->suppressed);
-    if (!engine->suppressed)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory for %zu suppressed tokens", n);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t id;
-        if (!gguf_value_u64(list, i, &id) || id >= engine->shape.vocab)
-            return lode_fail(error, LODE_ERR_FORMAT,
-                             "key tokenizer.ggml.suppress_tokens, value %zu: no token id", i);
-        engine->suppressed[engine->n_suppressed++] = (struct lode_logit_bias){(int32_t)id, -INFINITY};
-    }
-    return 0;
-}
-
-static int check_ranks(const struct lode_engine *engine, struct lode_error *error)
-{
-    const uint32_t ranks = engine->options.prefetch_ranks, n_experts = engine->model.hparams.n_experts;
-    if (ranks <= n_experts)
-        return 0;
-    if (!n_experts)
-        return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "prefetch of %" PRIu32 " ranks: this model has no experts to guess", ranks);
-    return lode_fail(error, LODE_ERR_ARGUMENT,
-                     "prefetch of %" PRIu32 " ranks: a layer of this model has %" PRIu32 " experts", ranks,
-                     n_experts);
-}
-
-static int read_header(struct lode_engine *engine, const struct gguf *gguf, struct lode_error *error)
-{
-    int rc = gemma_model_load(&engine->model, gguf, error);
-    if (!rc) {
-        shape_describe(&engine->shape, &engine->model, gguf);
-        rc = lode_tokenizer_wrap(&engine->tokenizer, gguf, error);
-    }
-    if (!rc && lode_vocab_size(engine->tokenizer) > engine->shape.vocab)
-        rc = lode_fail(error, LODE_ERR_FORMAT,
-                       "the tokenizer has %" PRIu32 " tokens, the embedding table only %" PRIu32 " rows",
-                       lode_vocab_size(engine->tokenizer), engine->shape.vocab);
-    if (!rc)
-        rc = read_suppressed(engine, gguf, error);
-    if (!rc)
-        rc = check_ranks(engine, error);
-    if (!rc && engine->options.trace_path && !engine->model.hparams.n_experts)
-        rc = lode_fail(error, LODE_ERR_ARGUMENT,
-                       "a trace records which experts are chosen; this model has none");
-    const bool keeps_heat = engine->options.heat_dir && !engine->options.cold;
-    if (!rc && engine->model.hparams.n_experts && (keeps_heat || engine->options.trace_path))
-        rc = fingerprint_model(&engine->fingerprint, gguf, error);
-    return rc;
-}
-
-static int read_file(struct lode_engine *engine, struct lode_error *error)
-{
-    struct gguf *gguf;
-    int rc = gguf_open(&gguf, engine->path, error);
-    if (rc)
-        return rc;
-    rc = read_header(engine, gguf, error);
-    if (rc)
-        lode_fail_in(error, "%s", engine->path);
-    if (!rc)
-        rc = open_io(engine, gguf, error);
-    gguf_close(gguf);
-    return rc;
-}
-
-// ---- heat
-// ----------------------------------------------------------------------------------------------------
-
-static uint32_t moe_layers(const struct gemma_model *model)
-{
-    uint32_t n = 0;
-    for (uint32_t l = 0; l < model->hparams.n_layers; l++)
-        n += model->layers[l].moe;
-    return n;
-}
-
-// Heat that cannot be used is told and done without: it is a matter of speed only.
-static int open_heat(struct lode_engine *engine, struct lode_error *error)
-{
-    const uint32_t n_layers = moe_layers(&engine->model);
-    if (!n_layers || !engine->options.heat_dir || engine->options.cold)
-        return 0;
-    char path[4096];
-    if (!heat_file_path(path, sizeof path, engine->options.heat_dir, engine->fingerprint)) {
-        engine_note(engine, "heat is not kept: the path of its folder is too long");
-        return 0;
-    }
-    int rc = heat_open(&engine->heat, n_layers, n_layers * engine->model.hparams.n_experts,
-                       engine->fingerprint, error);
-    if (rc)
-        return rc;
-    engine->heat_path = strdup(path);
-    if (!engine->heat_path)
-        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the path of the heat file");
-    struct lode_error cause;
-    if (heat_read(&engine->heat, path, &cause))
-        engine_note(engine, "starting without heat: %s", cause.text);
-    engine->heat_written_ns = clock_now_ns();
-    return 0;
-}
-
-void engine_keep_heat(struct lode_engine *engine, bool end)
-{
-    const uint64_t now_ns = clock_now_ns();
-    if (!engine->heat_path || !engine->residency)
-        return;
-    if (!end && now_ns - engine->heat_written_ns < HEAT_INTERVAL_NS)
-        return;
-    engine->heat_written_ns = now_ns;
-    struct lode_error cause;
-    if (heat_write(&engine->heat, engine->heat_path, &cause))
-        engine_note(engine, "heat is not kept: %s", cause.text);
 }
 
 // ---- opening
@@ -304,10 +78,23 @@ static int take_options(struct lode_engine *engine, const char *path,
     own->heat_dir = copy(options->heat_dir);
     own->predictor = copy(options->predictor);
     own->trace_path = copy(options->trace_path);
+    own->devices = copy(options->devices);
+    own->placement = copy(options->placement);
+    own->profile_path = copy(options->profile_path);
+    own->timeline_path = copy(options->timeline_path);
+    own->unit_gpu = NULL;
+    if (options->unit_gpu) {
+        uint8_t *unit_gpu = malloc(options->n_unit_gpu + 1);
+        if (unit_gpu)
+            memcpy(unit_gpu, options->unit_gpu, options->n_unit_gpu);
+        own->unit_gpu = unit_gpu;
+    }
     if (!engine->path || (options->isa && !own->isa) || (options->policy && !own->policy) ||
         (options->io && !own->io) || (options->mirror && !own->mirror) ||
         (options->heat_dir && !own->heat_dir) || (options->predictor && !own->predictor) ||
-        (options->trace_path && !own->trace_path))
+        (options->trace_path && !own->trace_path) || (options->devices && !own->devices) ||
+        (options->placement && !own->placement) || (options->profile_path && !own->profile_path) ||
+        (options->timeline_path && !own->timeline_path) || (options->unit_gpu && !own->unit_gpu))
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
     if (options->queue_depth > MOST_QUEUE_DEPTH)
         return lode_fail(error, LODE_ERR_ARGUMENT, "a queue of %" PRIu32 " reads is beyond %d",
@@ -378,7 +165,11 @@ static void note_turns(const struct lode_engine *engine)
 // A session's memory is taken before there are weights.
 static void describe_weights(struct lode_engine *engine)
 {
-    engine->weights = (struct forward_weights){.model = &engine->model, .device = engine->device};
+    engine->weights = (struct forward_weights){.model = &engine->model,
+                                               .device = engine->device,
+                                               .unit_gpu = engine->gpus.unit_gpu,
+                                               .n_gpus = engine->gpus.unit_gpu ? engine->gpus.n : 0};
+    memcpy(engine->weights.gpus, engine->gpus.devices, sizeof engine->weights.gpus);
 }
 
 int lode_engine_open(struct lode_engine **out, const char *path, const struct lode_engine_options *options,
@@ -392,18 +183,22 @@ int lode_engine_open(struct lode_engine **out, const char *path, const struct lo
         return lode_fail(error, LODE_ERR_MEMORY, "no memory to open %s", path);
     int rc = take_options(engine, path, options ? options : &defaults, error);
     if (!rc)
-        rc = check_mapped(engine, error);
+        rc = engine_files_check(engine, error);
     const struct cpu_options cpu = {.threads = engine->options.threads, .isa = engine->options.isa};
     if (!rc)
-        rc = read_file(engine, error);
+        rc = engine_files_open(engine, error);
     if (!rc)
         rc = cpu_open(&engine->device, &cpu, error);
     if (!rc)
         note_turns(engine);
     if (!rc)
+        rc = engine_gpus_open(engine, error);
+    if (!rc)
+        rc = engine_timeline_open(engine, error);
+    if (!rc)
         rc = weight_matrices_open(&engine->matrices, &engine->model, engine->device, error);
     if (!rc)
-        rc = open_heat(engine, error);
+        rc = engine_heat_open(engine, error);
     if (!rc)
         rc = open_predictor(engine, error);
     if (rc) {
@@ -439,9 +234,13 @@ static void note_offload(const struct lode_engine *engine, uint64_t budget)
     if (figures.streamed_bytes)
         snprintf(streamed, sizeof streamed, ", %s read in each pass",
                  bytes_text(figures.streamed_bytes).text);
-    engine_note(engine, "%s of weights in %s of memory: %s stay%s%s",
-                bytes_text(unit_table_bytes(&engine->model.units)).text, bytes_text(budget).text,
-                bytes_text(figures.pinned_bytes).text, experts, streamed);
+    if (engine->gpus.n)
+        engine_note(engine, "beside the GPUs, %s of memory for weights: %s stay%s%s", bytes_text(budget).text,
+                    bytes_text(figures.pinned_bytes).text, experts, streamed);
+    else
+        engine_note(engine, "%s of weights in %s of memory: %s stay%s%s",
+                    bytes_text(unit_table_bytes(&engine->model.units)).text, bytes_text(budget).text,
+                    bytes_text(figures.pinned_bytes).text, experts, streamed);
 }
 
 int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error)
@@ -451,10 +250,11 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         return 0;
     }
     const uint64_t start_ns = clock_now_ns();
+    struct residency_gpu gpus[HOME_GPUS];
     struct residency_options options = {
         .policy = engine->policy,
         .used_per_layer = engine->model.hparams.n_experts_used,
-        .heat = engine->heat_path ? &engine->heat : NULL,
+        .heat = engine->heat.n_units ? &engine->heat : NULL,
         .no_prefetch = engine->options.no_prefetch,
         .prefetch_ranks = engine->options.prefetch_ranks,
         .ring_bytes = engine->options.ring_bytes,
@@ -463,8 +263,16 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         .part_user = &engine->matrices,
         .on_progress = on_read,
         .user = engine,
+        .gpus = gpus,
+        .n_gpus = engine->gpus.n,
+        .unit_gpu = engine->gpus.unit_gpu,
     };
-    int rc = engine_weights_budget(&options.budget_bytes, engine, needs, error);
+    for (uint32_t g = 0; g < engine->gpus.n; g++)
+        gpus[g] = (struct residency_gpu){.device = engine->gpus.devices[g],
+                                         .budget_bytes = engine->gpus.weights_bytes[g]};
+    int rc = engine_rates_read(&options.host_rates, gpus, engine, error);
+    if (!rc)
+        rc = engine_weights_budget(&options.budget_bytes, engine, needs, error);
     if (!rc)
         rc = engine_find_plan(engine, needs, options.budget_bytes, error);
     if (!rc)
@@ -488,6 +296,7 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
     engine->sessions_bytes += needs->kv_bytes + needs->scratch_bytes;
     engine->load_s = clock_seconds_since(start_ns);
     note_offload(engine, options.budget_bytes);
+    engine_gpus_note(engine);
     return 0;
 }
 
@@ -505,6 +314,8 @@ void lode_engine_close(struct lode_engine *engine)
     policy_plugin_close(engine->plugin);
     weight_matrices_close(&engine->matrices);
     heat_close(&engine->heat);
+    engine_timeline_close(engine);
+    engine_gpus_close(engine);
     if (engine->device)
         engine->device->ops->close(engine->device);
     io_close(engine->io);
@@ -521,6 +332,11 @@ void lode_engine_close(struct lode_engine *engine)
     free((char *)engine->options.heat_dir);
     free((char *)engine->options.predictor);
     free((char *)engine->options.trace_path);
+    free((char *)engine->options.devices);
+    free((char *)engine->options.placement);
+    free((char *)engine->options.profile_path);
+    free((char *)engine->options.timeline_path);
+    free((uint8_t *)engine->options.unit_gpu);
     free(engine);
 }
 

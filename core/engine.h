@@ -2,6 +2,7 @@
 #ifndef LODE_ENGINE_H
 #define LODE_ENGINE_H
 
+#include "core/devices.h"
 #include "core/forward.h"
 #include "core/lode.h"
 #include "core/tokenizer_api.h"
@@ -12,9 +13,20 @@
 
 // What a session takes, and what tells how to make it smaller.
 struct session_needs {
-    uint64_t kv_bytes, scratch_bytes; // scratch: activations, logits and the device's own
+    uint64_t kv_bytes, scratch_bytes; // of the host; scratch: activations, logits and the device's own
     uint32_t context, batch;
     enum lode_kv_format format;
+};
+
+// What computes beside the CPU.
+struct engine_gpus {
+    struct device_list *list; // NULL where none was looked for
+    struct device_choice choice;
+    struct lode_device *devices[HOME_GPUS];
+    uint32_t n;
+    uint64_t ceiling_bytes[HOME_GPUS];
+    uint64_t weights_bytes[HOME_GPUS]; // of it, for weights beside the first session
+    uint8_t *unit_gpu; // [n_units] as in struct residency_options; NULL before the first session
 };
 
 struct lode_engine {
@@ -22,8 +34,9 @@ struct lode_engine {
     struct lode_shape shape;
     struct lode_tokenizer *tokenizer;
     struct io *io;
-    struct mapped *mapped; // NULL unless the options say so
-    struct lode_device *device;
+    struct mapped *mapped;      // NULL unless the options say so
+    struct lode_device *device; // the CPU
+    struct engine_gpus gpus;
     struct residency *residency; // NULL until the first session is there
     struct weight_matrices matrices;
     struct forward_weights weights;
@@ -38,6 +51,7 @@ struct lode_engine {
     struct predictor_plugin *predictor_plugin; // that it is from; NULL for one of the table
     struct predictor *predictor;               // NULL without experts
     struct trace_writer *trace;                // NULL: nothing is recorded
+    struct lode_timeline *timeline;            // NULL likewise
     bool trace_failed;                         // and that was told
     char *path, *heat_path;                    // heat_path is NULL where no heat is kept
     uint64_t fingerprint;
@@ -73,6 +87,60 @@ struct session_room engine_session_room(const struct lode_engine *engine);
 int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const struct session_needs *needs,
                           struct lode_error *error);
 
+// ---- engine_files.c
+
+// Whether the options' way of reading is possible; and header, tokenizer and io.
+int engine_files_check(const struct lode_engine *engine, struct lode_error *error);
+int engine_files_open(struct lode_engine *engine, struct lode_error *error);
+
+// ---- engine_heat.c
+
+int engine_heat_open(struct lode_engine *engine, struct lode_error *error);
+
+// Writes what is known of the experts' heat, but not more often than every few minutes unless it is the end.
+void engine_keep_heat(struct lode_engine *engine, bool end);
+
+// ---- engine_gpu.c
+
+// Opens the devices that the options ask for.
+int engine_gpus_open(struct lode_engine *engine, struct lode_error *error);
+void engine_gpus_close(struct lode_engine *engine);
+
+// Settles what lies on GPUs, beside a session like this. Before the first session only; it may be called
+// again with another.
+int engine_gpus_place(struct lode_engine *engine, uint32_t context, uint32_t batch,
+                      enum lode_kv_format format, struct lode_error *error);
+
+// Makes room on the GPUs for another session: copies of experts give way.
+int engine_gpus_make_room(struct lode_engine *engine, uint32_t context, uint32_t batch,
+                          enum lode_kv_format format, struct lode_error *error);
+
+// K and V of layers that are the host's.
+uint64_t engine_host_kv_bytes(const struct lode_engine *engine, uint32_t context, uint32_t batch,
+                              enum lode_kv_format format);
+
+// Memory of the host for weights: the least, and what keeps everything in memory that no GPU has; and whether
+// that is less than all experts.
+struct homes_bounds engine_host_bounds(const struct lode_engine *engine);
+bool engine_spares_experts(const struct lode_engine *engine);
+
+// Tells what lies where.
+void engine_gpus_note(const struct lode_engine *engine);
+
+// ---- engine_rates.c
+
+// Fills the rates of the GPUs, and the host's; what is not known stays 0.
+int engine_rates_read(struct expert_rates *out_host, struct residency_gpu *gpus,
+                      const struct lode_engine *engine, struct lode_error *error);
+
+// ---- engine_timeline.c
+
+// Where the options ask for it, collects what the devices do from now on; the file is written at the end.
+int engine_timeline_open(struct lode_engine *engine, struct lode_error *error);
+void engine_timeline_close(struct lode_engine *engine);
+
+// ----
+
 // Reads the weights, for the first session; for others it only counts.
 int engine_load(struct lode_engine *engine, const struct session_needs *needs, struct lode_error *error);
 
@@ -96,9 +164,6 @@ void engine_trace_check(struct lode_engine *engine);
 void engine_trace_close(struct lode_engine *engine);
 
 const char *engine_predictor_name(const struct lode_engine *engine);
-
-// Writes what is known of the experts' heat, but not more often than every few minutes unless it is the end.
-void engine_keep_heat(struct lode_engine *engine, bool end);
 
 void engine_note(const struct lode_engine *engine, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -42,9 +42,11 @@ int engine_find_plan(struct lode_engine *engine, const struct session_needs *nee
 {
     const struct unit_table *units = &engine->model.units;
     const struct homes_request request = {
-        .budget_bytes = budget_bytes ? budget_bytes : residency_full_bytes(units, engine->device),
+        .budget_bytes = budget_bytes ? budget_bytes : engine_host_bounds(engine).full_bytes,
         .host_memory = engine->device->host_memory,
         .ring_bytes = engine->options.ring_bytes,
+        .gpu = engine->gpus.unit_gpu,
+        .gpu_has_copies = true,
     };
     const struct trace_settings settings = engine_settings(engine, needs, 0);
     char words[sizeof((struct trace_header *)0)->options];
@@ -57,6 +59,8 @@ int engine_find_plan(struct lode_engine *engine, const struct session_needs *nee
     uint64_t hash = trace_sum(TRACE_SUM_START, homes.home, units->n_units * sizeof *homes.home);
     hash = trace_sum(hash, (const uint8_t *)words, strlen(words));
     hash = trace_sum(hash, &mapped, sizeof mapped);
+    if (engine->gpus.unit_gpu)
+        hash = trace_sum(hash, engine->gpus.unit_gpu, units->n_units);
     engine->plan_hash = hash ? hash : 1;
     homes_free(&homes);
     return 0;

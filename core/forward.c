@@ -1,70 +1,12 @@
 // A timeline's memory, and the pass from tokens through the layers to logits. The layer itself is in layer.c.
 #include "core/forward.h"
 
+#include "base/clock.h"
 #include "core/forward_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-// Rows of logits that are made at once on a device whose memory the host cannot see.
-#define HEAD_ROWS 16
-
-static uint32_t max_u32(uint32_t a, uint32_t b)
-{
-    return a > b ? a : b;
-}
-
-// The widest rows that any layer makes.
-struct widths {
-    uint32_t q, kv, ffn, head_size, experts_used, all_ple;
-};
-
-static struct widths widest(const struct gemma_model *model)
-{
-    const struct gemma_hparams *h = &model->hparams;
-    struct widths w = {0};
-    w.head_size = max_u32(h->head_size_local, h->head_size_global);
-    w.q = h->n_heads * w.head_size;
-    for (uint32_t l = 0; l < h->n_layers; l++) {
-        const struct gemma_layer *layer = &model->layers[l];
-        w.kv = max_u32(w.kv, layer->n_kv_heads * layer->head_size);
-        w.ffn = max_u32(w.ffn, layer->ffn_width);
-        w.experts_used = layer->moe ? h->n_experts_used : w.experts_used;
-    }
-    w.all_ple = h->ple_width * h->n_layers;
-    return w;
-}
-
-// The buffers of a pass, in floats for each row of the batch.
-static void buffer_floats(const struct gemma_model *model, size_t floats[N_BUFFERS])
-{
-    const struct gemma_hparams *h = &model->hparams;
-    const struct widths w = widest(model);
-    memset(floats, 0, N_BUFFERS * sizeof *floats);
-    floats[BUFFER_X] = floats[BUFFER_NORMED] = floats[BUFFER_BRANCH] = h->hidden;
-    floats[BUFFER_Q] = floats[BUFFER_ATTENDED] = w.q;
-    floats[BUFFER_K] = floats[BUFFER_V] = w.kv;
-    floats[BUFFER_FFN] = max_u32(w.ffn, h->ple_width);
-    floats[BUFFER_PLE] = floats[BUFFER_PLE_CONTEXT] = w.all_ple;
-    if (w.experts_used) {
-        floats[BUFFER_EXPERT_INPUT] = floats[BUFFER_EXPERT_SUM] = h->hidden;
-        floats[BUFFER_ROUTER] = h->n_experts;
-        floats[BUFFER_CHOSEN] = floats[BUFFER_CHOSEN_WEIGHT] = w.experts_used;
-        floats[BUFFER_GUESSED] = floats[BUFFER_GUESSED_WEIGHT] = w.experts_used;
-        floats[BUFFER_EXPERT_SLOTS] = (size_t)w.experts_used * h->hidden;
-    }
-}
-
-static size_t buffer_bytes(const struct gemma_model *model, const size_t floats[N_BUFFERS], int buffer,
-                           uint32_t batch)
-{
-    size_t n = floats[buffer] * batch;
-    const bool guesses = buffer == BUFFER_GUESSED || buffer == BUFFER_GUESSED_WEIGHT;
-    if (guesses && n && n < model->hparams.n_experts)
-        n = model->hparams.n_experts;
-    return n * sizeof(float);
-}
 
 static uint64_t row_bytes(const struct gemma_weight *weight)
 {
@@ -84,48 +26,10 @@ static uint64_t widest_row_bytes(const struct gemma_model *model)
     return widest;
 }
 
-uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch)
+uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch, bool with_gpus)
 {
-    size_t floats[N_BUFFERS];
-    buffer_floats(model, floats);
-    uint64_t bytes = 0;
-    for (int b = 0; b < N_BUFFERS; b++)
-        bytes += buffer_bytes(model, floats, b, batch);
-    return bytes + batch * (widest_row_bytes(model) + sizeof(int32_t));
-}
-
-static int open_buffers(struct forward *f, struct lode_error *error)
-{
-    size_t floats[N_BUFFERS];
-    buffer_floats(f->weights->model, floats);
-    for (int b = 0; b < N_BUFFERS; b++) {
-        f->buffer_bytes[b] = buffer_bytes(f->weights->model, floats, b, f->batch);
-        if (b == BUFFER_LOGITS && !f->device->host_memory)
-            f->buffer_bytes[b] = (size_t)HEAD_ROWS * f->weights->model->hparams.vocab * sizeof(float);
-        if (!f->buffer_bytes[b])
-            continue;
-        int rc = f->device->ops->alloc(f->device, (void **)&f->buffers[b], f->buffer_bytes[b], error);
-        if (rc) {
-            lode_fail_in(error, "scratch for steps of %u tokens", f->batch);
-            return rc;
-        }
-        f->scratch_bytes += f->buffer_bytes[b];
-    }
-    return 0;
-}
-
-struct lode_limits forward_limits(const struct gemma_model *model, uint32_t batch)
-{
-    const struct gemma_hparams *h = &model->hparams;
-    const struct widths w = widest(model);
-    return (struct lode_limits){
-        .rows = batch,
-        .cols = max_u32(max_u32(h->hidden, w.q), max_u32(w.ffn, max_u32(h->expert_width, h->ple_width))),
-        .ffn_width = max_u32(w.ffn, h->expert_width),
-        .n_heads = h->n_heads,
-        .head_size = w.head_size,
-        .expert_rows = batch * w.experts_used,
-    };
+    return executor_needed_bytes(model, batch, true, with_gpus) +
+           batch * (widest_row_bytes(model) + sizeof(int32_t));
 }
 
 static int open_fetched(struct forward *f, struct lode_error *error)
@@ -143,6 +47,37 @@ static int open_fetched(struct forward *f, struct lode_error *error)
     return 0;
 }
 
+// The CPU, and the GPUs that units or experts are on: a timeline has its buffers on all of them.
+static int open_executors(struct forward *f, struct lode_error *error)
+{
+    const struct forward_weights *weights = f->weights;
+    const bool many = weights->n_gpus > 0;
+    f->n_executors = 1 + weights->n_gpus;
+    for (uint32_t i = 0; i < f->n_executors; i++) {
+        struct lode_device *device = i ? weights->gpus[i - 1] : weights->device;
+        const int rc = executor_open(&f->executors[i], device, i, weights->model, f->batch, many, error);
+        if (rc && i)
+            lode_fail_in(error, "%s", device->name);
+        if (rc)
+            return rc;
+    }
+    f->scratch_bytes += f->executors[0].scratch_bytes;
+    return 0;
+}
+
+static int open_kv(struct forward *f, const struct forward_options *options, struct lode_error *error)
+{
+    const struct gemma_model *model = f->weights->model;
+    struct lode_device **devices = calloc(model->hparams.n_layers, sizeof *devices);
+    if (!devices)
+        return lode_fail(error, LODE_ERR_MEMORY, "no memory for the index of the KV cache");
+    for (uint32_t l = 0; l < model->hparams.n_layers; l++)
+        devices[l] = forward_layer_executor(f, l)->device;
+    const int rc = kv_cache_open(&f->kv, model, devices, options->context, f->batch, options->format, error);
+    free(devices);
+    return rc;
+}
+
 int forward_open(struct forward **out, struct forward_weights *weights, const struct forward_options *options,
                  struct lode_error *error)
 {
@@ -151,21 +86,16 @@ int forward_open(struct forward **out, struct forward_weights *weights, const st
     if (!f)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a session");
     f->weights = weights;
-    f->device = weights->device;
     f->batch = options->batch;
     f->keep_going = options->keep_going;
     f->user = options->user;
-    const struct lode_limits limits = forward_limits(weights->model, f->batch);
-    int rc =
-        kv_cache_open(&f->kv, weights->model, f->device, options->context, f->batch, options->format, error);
+    int rc = open_executors(f, error);
     if (!rc)
-        rc = open_buffers(f, error);
+        rc = open_kv(f, options, error);
     if (!rc)
         rc = open_fetched(f, error);
     if (!rc)
-        rc = f->device->ops->reserve(f->device, &limits, error);
-    if (!rc)
-        rc = expert_batch_open(&f->experts, &weights->model->hparams, f->batch, error);
+        rc = expert_batch_open(&f->experts, &weights->model->hparams, f->batch, weights->n_gpus > 0, error);
     if (rc) {
         forward_close(f);
         return rc;
@@ -180,24 +110,45 @@ void forward_close(struct forward *f)
         return;
     if (f->weights->last == f)
         f->weights->last = NULL;
-    for (int b = 0; b < N_BUFFERS; b++)
-        if (f->buffers[b])
-            f->device->ops->free(f->device, f->buffers[b], f->buffer_bytes[b]);
     expert_batch_close(&f->experts);
     kv_cache_close(&f->kv);
+    for (uint32_t i = 0; i < f->n_executors; i++)
+        if (f->executors[i].device)
+            executor_close(&f->executors[i]);
     free(f->fetched);
     free(f->row_order);
     free(f);
 }
 
+static uint64_t device_scratch_bytes(const struct forward *f, uint32_t executor)
+{
+    const struct lode_device *device = f->executors[executor].device;
+    return device->ops->scratch_bytes(device);
+}
+
 uint64_t forward_scratch_bytes(const struct forward *f)
 {
-    return f->scratch_bytes + f->device->ops->scratch_bytes(f->device);
+    return f->scratch_bytes + device_scratch_bytes(f, 0);
+}
+
+uint64_t forward_gpu_scratch_bytes(const struct forward *f, uint32_t g)
+{
+    return g + 1 < f->n_executors ? f->executors[g + 1].scratch_bytes + device_scratch_bytes(f, g + 1) : 0;
 }
 
 uint64_t forward_kv_bytes(const struct forward *f)
 {
-    return f->kv.bytes;
+    return kv_cache_bytes_on(&f->kv, f->executors[0].device);
+}
+
+uint64_t forward_gpu_kv_bytes(const struct forward *f, uint32_t g)
+{
+    return g + 1 < f->n_executors ? kv_cache_bytes_on(&f->kv, f->executors[g + 1].device) : 0;
+}
+
+uint64_t forward_gpu_wait_ns(const struct forward *f)
+{
+    return f->gpu_wait_ns;
 }
 
 uint32_t forward_position(const struct forward *f)
@@ -210,14 +161,41 @@ uint32_t forward_rewind(struct forward *f, uint32_t keep)
     return kv_cache_rewind(&f->kv, keep);
 }
 
+int pass_move(struct forward *f, struct pass *pass, const struct executor *to, struct lode_error *error)
+{
+    if (pass->at == to)
+        return 0;
+    const int rc =
+        executor_copy(&pass->x, to, BUFFER_X, pass->at, pass->x, forward_host(f), &f->gpu_wait_ns, error);
+    pass->at = to;
+    return rc;
+}
+
+int pass_bring_ple(struct forward *f, struct pass *pass, struct lode_error *error)
+{
+    struct lode_rows *here = &pass->ple[pass->at->index];
+    if (here->data)
+        return 0;
+    return executor_copy(here, pass->at, BUFFER_PLE, pass->ple_at, pass->ple[pass->ple_at->index],
+                         forward_host(f), &f->gpu_wait_ns, error);
+}
+
+// What a table's rows are made into floats on: rows that stay in the files come to the host.
+static const struct executor *table_executor(const struct forward *f, const struct gemma_weight *weight)
+{
+    return residency_has_rows(f->weights->residency, weight->unit) ? forward_host(f)
+                                                                   : forward_executor(f, weight->unit);
+}
+
 // out = scale * the rows `ids` of a table, which is in memory or stays in the files.
 static int embed(struct forward *f, struct lode_rows out, const struct gemma_weight *weight,
                  const int32_t *ids, float scale, struct lode_error *error)
 {
     struct residency *residency = f->weights->residency;
+    struct lode_device *device = table_executor(f, weight)->device;
     if (!residency_has_rows(residency, weight->unit)) {
         const struct lode_matrix table = forward_matrix(f, weight);
-        f->device->ops->embed(f->device, out, &table, ids, scale);
+        device->ops->embed(device, out, &table, ids, scale);
         return 0;
     }
     const struct lode_matrix rows = {.data = f->fetched,
@@ -228,7 +206,7 @@ static int embed(struct forward *f, struct lode_rows out, const struct gemma_wei
     int rc = residency_fetch_rows(residency, weight->unit, weight->part, rows.row_bytes, ids, out.n,
                                   f->fetched, error);
     if (!rc)
-        f->device->ops->embed(f->device, out, &rows, f->row_order, scale);
+        device->ops->embed(device, out, &rows, f->row_order, scale);
     return rc;
 }
 
@@ -238,42 +216,56 @@ static int load_ple(struct forward *f, struct pass *pass, const int32_t *ids, st
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *table_at = table_executor(f, &model->ple_table);
+    const struct executor *e = forward_executor(f, model->ple_model_proj.unit);
+    const struct lode_device_ops *ops = e->device->ops;
     const struct lode_matrix projection = forward_matrix(f, &model->ple_model_proj);
-    pass->ple = forward_rows(f, BUFFER_PLE, pass->x.n, model->ple_table.cols);
-    struct lode_rows context = forward_rows(f, BUFFER_PLE_CONTEXT, pass->x.n, projection.rows);
-    int rc = embed(f, pass->ple, &model->ple_table, ids, sqrtf((float)h->ple_width), error);
+    struct lode_rows ple = executor_rows(table_at, BUFFER_PLE, pass->x.n, model->ple_table.cols);
+    int rc = embed(f, ple, &model->ple_table, ids, sqrtf((float)h->ple_width), error);
+    if (!rc && table_at != e)
+        rc = executor_copy(&ple, e, BUFFER_PLE, table_at, ple, forward_host(f), &f->gpu_wait_ns, error);
+    if (!rc)
+        rc = pass_move(f, pass, e, error);
     if (rc)
         return rc;
-    ops->matmul(f->device, &context, &projection, 1, pass->x);
-    ops->scale(f->device, context, 1.0f / sqrtf((float)h->hidden));
+    struct lode_rows context = executor_rows(e, BUFFER_PLE_CONTEXT, pass->x.n, projection.rows);
+    ops->matmul(e->device, &context, &projection, 1, pass->x);
+    ops->scale(e->device, context, 1.0f / sqrtf((float)h->hidden));
     struct lode_rows by_layer = split_rows(context, h->ple_width);
-    ops->rms_norm(f->device, by_layer, by_layer, forward_vector(f, &model->ple_proj_norm), h->rms_eps, 1.0f);
-    ops->add(f->device, pass->ple, pass->ple, context, (float)M_SQRT1_2);
+    ops->rms_norm(e->device, by_layer, by_layer, forward_vector(f, &model->ple_proj_norm), h->rms_eps, 1.0f);
+    ops->add(e->device, ple, ple, context, (float)M_SQRT1_2);
+    pass->ple[e->index] = ple;
+    pass->ple_at = e;
     return 0;
 }
 
-static int write_logits(struct forward *f, struct lode_rows x, float *out_logits, struct lode_error *error)
+static int write_logits(struct forward *f, struct pass *pass, float *out_logits, struct lode_error *error)
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = forward_executor(f, model->head.unit);
+    int rc = pass_move(f, pass, e, error);
+    if (rc)
+        return rc;
+    const struct lode_device_ops *ops = e->device->ops;
+    const bool host_memory = e->device->host_memory;
     const struct lode_matrix head = forward_matrix(f, &model->head);
-    struct lode_rows normed = forward_rows(f, BUFFER_NORMED, x.n, h->hidden);
-    ops->rms_norm(f->device, normed, x, forward_vector(f, &model->output_norm), h->rms_eps, 1.0f);
-    const uint32_t step = f->device->host_memory ? x.n : HEAD_ROWS;
+    const struct lode_rows x = pass->x;
+    struct lode_rows normed = executor_rows(e, BUFFER_NORMED, x.n, h->hidden);
+    ops->rms_norm(e->device, normed, x, forward_vector(f, &model->output_norm), h->rms_eps, 1.0f);
+    const uint32_t step = host_memory ? x.n : EXECUTOR_HEAD_ROWS;
     for (uint32_t first = 0; first < x.n; first += step) {
         const uint32_t n = x.n - first < step ? x.n - first : step;
         float *to = out_logits + (size_t)first * h->vocab;
-        struct lode_rows logits = {f->device->host_memory ? to : f->buffers[BUFFER_LOGITS], n, h->vocab,
-                                   h->vocab};
+        struct lode_rows logits = {host_memory ? to : e->buffers[BUFFER_LOGITS], n, h->vocab, h->vocab};
         struct lode_rows part = {normed.data + first * normed.stride, n, normed.cols, normed.stride};
-        ops->matmul(f->device, &logits, &head, 1, part);
+        ops->matmul(e->device, &logits, &head, 1, part);
         if (h->final_softcap > 0)
-            ops->softcap(f->device, logits, h->final_softcap);
-        if (f->device->host_memory)
+            ops->softcap(e->device, logits, h->final_softcap);
+        if (host_memory)
             continue;
-        int rc = ops->download(f->device, to, logits.data, (size_t)n * h->vocab * sizeof(float), error);
+        rc = executor_download(e, to, logits.data, (size_t)n * h->vocab * sizeof(float), &f->gpu_wait_ns,
+                               error);
         if (rc)
             return rc;
     }
@@ -285,7 +277,9 @@ static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want,
 {
     const struct gemma_model *model = f->weights->model;
     const struct gemma_hparams *h = &model->hparams;
-    struct pass pass = {.x = forward_rows(f, BUFFER_X, n, h->hidden),
+    const struct executor *first = table_executor(f, &model->embedding);
+    struct pass pass = {.at = first,
+                        .x = executor_rows(first, BUFFER_X, n, h->hidden),
                         .n_tokens = n,
                         .first_position = f->kv.position,
                         .want = want};
@@ -293,13 +287,15 @@ static int run(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want,
     if (!rc && h->ple_width)
         rc = load_ple(f, &pass, ids, error);
     if (!rc)
+        rc = pass_move(f, &pass, forward_layer_executor(f, 0), error);
+    if (!rc)
         rc = experts_guess(f, &pass, pass.x, 0, error);
     for (uint32_t l = 0; l < h->n_layers && pass.x.n && !rc; l++) {
         if (f->keep_going && !f->keep_going(f->user))
             return lode_fail(error, LODE_ERR_CANCELLED, "stopped before layer %u of %u", l, h->n_layers);
         rc = layer_run(f, &pass, l, error);
     }
-    return !rc && pass.x.n ? write_logits(f, pass.x, out_logits, error) : rc;
+    return !rc && pass.x.n ? write_logits(f, &pass, out_logits, error) : rc;
 }
 
 // Units that every pass uses, and that are not rows.
@@ -363,6 +359,33 @@ static void tell_end(struct forward *f, uint32_t n, bool complete, uint64_t star
                        residency_last_stall(weights->residency).total_ns);
 }
 
+// Also after a failure: what was called may still write into the timeline's buffers.
+int forward_sync(struct forward *f, int rc, struct lode_error *error)
+{
+    for (uint32_t i = 0; i < f->n_executors; i++) {
+        struct lode_device *device = f->executors[i].device;
+        const uint64_t start_ns = i ? clock_now_ns() : 0;
+        const int synced = device->ops->sync(device, rc ? NULL : error);
+        f->gpu_wait_ns += i ? clock_now_ns() - start_ns : 0;
+        rc = rc ? rc : synced;
+    }
+    return rc;
+}
+
+int forward_grow(struct forward *f, uint32_t end, struct lode_error *error)
+{
+    const struct forward_weights *weights = f->weights;
+    return weights->n_gpus ? kv_cache_grow(&f->kv, end, weights->make_room, weights->owner, error) : 0;
+}
+
+static void forget_routed(struct forward *f)
+{
+    if (f->any_routed)
+        memset(f->experts.routed_rows, 0,
+               f->weights->model->hparams.n_layers * sizeof *f->experts.routed_rows);
+    f->any_routed = false;
+}
+
 int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t want, float *out_logits,
                  struct lode_error *error)
 {
@@ -370,14 +393,22 @@ int forward_step(struct forward *f, const int32_t *ids, uint32_t n, uint32_t wan
     uint32_t common[5];
     const uint32_t n_common = common_units(f, common);
     const uint64_t start_ns = residency_now_ns(residency);
+    int rc = forward_grow(f, f->kv.position + n, error);
+    if (rc)
+        return rc;
     tell_begin(f, n);
     residency_pass_begin(residency, n, f->keep_going, f->user);
-    int rc = residency_acquire(residency, common, n_common, error);
+    forget_routed(f);
+    rc = experts_prepare_routed(f->weights, error);
+    if (!rc)
+        rc = residency_acquire(residency, common, n_common, error);
     if (!rc) {
         struct step step = {f, ids, n, want, out_logits, error, 0};
-        f->device->ops->pass(f->device, run_step, &step);
-        const int synced = f->device->ops->sync(f->device, step.rc ? NULL : error);
-        rc = step.rc ? step.rc : synced;
+        struct lode_device *host = forward_host(f)->device;
+        host->ops->pass(host, run_step, &step);
+        rc = forward_sync(f, step.rc, error);
+        if (!rc && f->any_routed)
+            rc = experts_note_routed(f, error);
         residency_release(residency, common, n_common);
     }
     residency_pass_end(residency, rc == 0);

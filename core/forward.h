@@ -4,7 +4,9 @@
 
 #include "backends/backend.h"
 #include "core/gemma4.h"
+#include "core/kv_cache.h"
 #include "core/weight_matrices.h"
+#include "placement/homes.h"
 #include "placement/predictor.h"
 #include "placement/residency.h"
 #include "placement/trace.h"
@@ -14,19 +16,32 @@
 // What all timelines of a loaded model share.
 struct forward_weights {
     const struct gemma_model *model;
-    struct lode_device *device;
+    struct lode_device *device; // the CPU, or what stands in for it
+    // GPUs that compute as well, the owner's: of units 1 + g, 0 for the CPU; experts are not looked up there.
+    // NULL: there are none. The units of a layer but its experts are on one device, and with them those of
+    // the layers that read its K and V.
+    const uint8_t *unit_gpu;
+    struct lode_device *gpus[HOME_GPUS];
+    uint32_t n_gpus;
     struct residency *residency;
     const struct weight_matrices *matrices;
-    float *inverse_frequency[2]; // device memory, head_size/2 each: local, global
-    float *output_scale;         // host memory, one a layer
+    float *inverse_frequency[1 + HOME_GPUS][2]; // device memory, head_size/2 each: local, global
+    // Of each GPU, where the experts of each layer are: device memory, [n_layers][n_experts].
+    struct lode_expert_entry *entries[HOME_GPUS];
+    uint64_t entries_generation[HOME_GPUS]; // of the residency when they were made
+    float *output_scale;                    // host memory, one a layer
     // Set by the owner after forward_weights_open, and the owner's.
     struct predictor *predictor; // NULL: guesses are the gate's, as with PREDICTOR_GATE_AUTO
     struct trace_writer *trace;  // NULL: nothing is recorded
-    bool skips_prompts;          // experts of passes of many tokens are not guessed
-    const struct forward *last;  // the passes' own: the timeline of the pass before; NULL: none that is there
+    // Makes room on GPUs for K and V that grow; where there are GPUs.
+    kv_cache_room_fn make_room;
+    void *owner;
+    bool skips_prompts;         // experts of passes of many tokens are not guessed
+    const struct forward *last; // the passes' own: the timeline of the pass before; NULL: none that is there
 };
 
-// Makes the tables that are derived from the weights. model, matrices and residency must outlive them.
+// Makes the tables that are derived from the weights. model, matrices and residency must outlive them; of
+// *out what it says of GPUs is kept.
 int forward_weights_open(struct forward_weights *out, const struct gemma_model *model,
                          const struct weight_matrices *matrices, struct residency *residency,
                          struct lode_error *error);
@@ -46,14 +61,19 @@ int forward_open(struct forward **out, struct forward_weights *weights, const st
                  struct lode_error *error);
 void forward_close(struct forward *forward);
 
-// Scratch that forward_open takes besides the cache, without the device's own.
-uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch);
-
-// What the device will be asked to make scratch for.
-struct lode_limits forward_limits(const struct gemma_model *model, uint32_t batch);
+// Scratch of the host that forward_open takes besides the cache, without the device's own; with_gpus: there
+// are some.
+uint64_t forward_scratch_needed_bytes(const struct gemma_model *model, uint32_t batch, bool with_gpus);
 
 uint64_t forward_scratch_bytes(const struct forward *forward);
 uint64_t forward_kv_bytes(const struct forward *forward);
+
+// Of GPU g.
+uint64_t forward_gpu_scratch_bytes(const struct forward *forward, uint32_t g);
+uint64_t forward_gpu_kv_bytes(const struct forward *forward, uint32_t g);
+
+// That passes have waited for GPUs.
+uint64_t forward_gpu_wait_ns(const struct forward *forward);
 uint32_t forward_position(const struct forward *forward);
 
 // Appends n tokens (1..batch, within the context and the vocabulary: checked by the caller) and writes the

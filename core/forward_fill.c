@@ -37,19 +37,20 @@ static uint32_t step_rows(const struct forward *f)
     return f->batch < STEP_ROWS ? f->batch : STEP_ROWS;
 }
 
-static int upload_noise(struct forward *f, struct lode_rows to, float *noise, uint64_t key, uint32_t position,
-                        struct lode_error *error)
+static int upload_noise(struct lode_device *device, struct lode_rows to, float *noise, uint64_t key,
+                        uint32_t position, struct lode_error *error)
 {
     for (uint32_t i = 0; i < to.n; i++)
         noise_row(noise + i * to.stride, to.cols, scramble(key + position + i));
-    return f->device->ops->upload(f->device, to.data, noise, to.n * to.stride * sizeof *noise, error);
+    return device->ops->upload(device, to.data, noise, to.n * to.stride * sizeof *noise, error);
 }
 
 // Rows [from, end) of a layer.
 static int fill_layer(struct forward *f, uint32_t l, uint32_t from, uint32_t end, uint64_t seed, float *noise,
                       struct lode_error *error)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = forward_layer_executor(f, l);
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_layer *layer = &f->weights->model->layers[l];
     const float eps = f->weights->model->hparams.rms_eps;
     const float *k_norm = forward_vector(f, &layer->k_norm);
@@ -60,18 +61,18 @@ static int fill_layer(struct forward *f, uint32_t l, uint32_t from, uint32_t end
             return lode_fail(error, LODE_ERR_CANCELLED, "stopped before the noise of layer %u was complete",
                              l);
         n = end - at < step ? end - at : step;
-        const struct lode_rows k = forward_rows(f, BUFFER_K, n, width),
-                               v = forward_rows(f, BUFFER_V, n, width);
-        int rc = upload_noise(f, k, noise, k_key, at, error);
+        const struct lode_rows k = executor_rows(e, BUFFER_K, n, width),
+                               v = executor_rows(e, BUFFER_V, n, width);
+        int rc = upload_noise(e->device, k, noise, k_key, at, error);
         if (!rc)
-            rc = upload_noise(f, v, noise, v_key, at, error);
+            rc = upload_noise(e->device, v, noise, v_key, at, error);
         if (rc)
             return rc;
         const struct lode_rows k_heads = split_rows(k, layer->head_size),
                                v_heads = split_rows(v, layer->head_size);
-        ops->rms_norm(f->device, k_heads, k_heads, k_norm, eps, 1.0f);
-        ops->rms_norm(f->device, v_heads, v_heads, NULL, eps, 1.0f);
-        ops->kv_store(f->device, &f->kv.layers[l], k, v, at);
+        ops->rms_norm(e->device, k_heads, k_heads, k_norm, eps, 1.0f);
+        ops->rms_norm(e->device, v_heads, v_heads, NULL, eps, 1.0f);
+        ops->kv_store(e->device, &f->kv.layers[l], k, v, at);
     }
     return 0;
 }
@@ -89,17 +90,19 @@ static int fill_layers(struct forward *f, uint32_t end, uint64_t seed, float *no
         if (rc)
             return rc;
     }
-    return f->device->ops->sync(f->device, error);
+    return forward_sync(f, 0, error);
 }
 
 int forward_fill(struct forward *f, uint32_t count, uint64_t seed, struct lode_error *error)
 {
     const uint32_t end = f->kv.position + count;
     f->weights->last = NULL; // what follows is another text
-    float *noise = malloc(f->buffer_bytes[BUFFER_K] / f->batch * step_rows(f));
+    float *noise = malloc(f->executors[0].buffer_bytes[BUFFER_K] / f->batch * step_rows(f));
     if (!noise)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for noise of %u positions", step_rows(f));
-    int rc = fill_layers(f, end, seed, noise, error);
+    int rc = forward_grow(f, end, error);
+    if (!rc)
+        rc = fill_layers(f, end, seed, noise, error);
     free(noise);
     if (rc) {
         kv_cache_rewind(&f->kv, 0); // the windows before the noise may be overwritten

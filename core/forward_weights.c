@@ -1,6 +1,6 @@
 // What is derived from the weights once, when a model is loaded: the RoPE frequencies and the layers' output
 // scales.
-#include "core/forward.h"
+#include "core/forward_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +9,11 @@
 // Global layers without factors in the file rotate the first quarter of the pairs only ("proportional" RoPE).
 #define ROTATED_QUARTER 4
 
+static struct lode_device *device_of(const struct forward_weights *weights, uint32_t executor)
+{
+    return executor ? weights->gpus[executor - 1] : weights->device;
+}
+
 static int download_part(const struct forward_weights *weights, const struct gemma_weight *weight, float *out,
                          struct lode_error *error)
 {
@@ -16,7 +21,8 @@ static int download_part(const struct forward_weights *weights, const struct gem
     if (rc)
         return rc;
     const void *from = residency_part(weights->residency, weight->unit, weight->part);
-    rc = weights->device->ops->download(weights->device, out, from, weight->cols * sizeof *out, error);
+    struct lode_device *device = device_of(weights, weights->unit_gpu ? weights->unit_gpu[weight->unit] : 0);
+    rc = device->ops->download(device, out, from, weight->cols * sizeof *out, error);
     residency_release(weights->residency, &weight->unit, 1);
     return rc;
 }
@@ -52,11 +58,13 @@ static int make_frequencies(struct forward_weights *weights, bool global, struct
         else // beyond 1e29 is the files' way to say "not rotated"
             host[i] = host[i] > 1e29f ? 0.0f : (float)(pow(base, -2.0 * i / head_size) / host[i]);
     }
-    float **table = &weights->inverse_frequency[global];
-    if (!rc)
-        rc = weights->device->ops->alloc(weights->device, (void **)table, n * sizeof *host, error);
-    if (!rc)
-        rc = weights->device->ops->upload(weights->device, *table, host, n * sizeof *host, error);
+    for (uint32_t e = 0; e <= weights->n_gpus && !rc; e++) {
+        struct lode_device *device = device_of(weights, e);
+        float **table = &weights->inverse_frequency[e][global];
+        rc = device->ops->alloc(device, (void **)table, n * sizeof *host, error);
+        if (!rc)
+            rc = device->ops->upload(device, *table, host, n * sizeof *host, error);
+    }
     free(host);
     return rc;
 }
@@ -65,8 +73,16 @@ int forward_weights_open(struct forward_weights *out, const struct gemma_model *
                          const struct weight_matrices *matrices, struct residency *residency,
                          struct lode_error *error)
 {
-    *out = (struct forward_weights){
-        .model = model, .device = matrices->device, .residency = residency, .matrices = matrices};
+    const struct forward_weights devices = *out;
+    *out = (struct forward_weights){.model = model,
+                                    .device = matrices->device,
+                                    .unit_gpu = devices.unit_gpu,
+                                    .n_gpus = devices.n_gpus,
+                                    .make_room = devices.make_room,
+                                    .owner = devices.owner,
+                                    .residency = residency,
+                                    .matrices = matrices};
+    memcpy(out->gpus, devices.gpus, sizeof out->gpus);
     const uint32_t n_layers = model->hparams.n_layers;
     out->output_scale = malloc(n_layers * sizeof *out->output_scale);
     int rc = out->output_scale ? 0 : lode_fail(error, LODE_ERR_MEMORY, "no memory for the layers' scales");
@@ -87,11 +103,17 @@ int forward_weights_open(struct forward_weights *out, const struct gemma_model *
 void forward_weights_close(struct forward_weights *weights)
 {
     const struct gemma_model *model = weights->model;
-    for (int global = 0; global < 2 && model; global++) {
-        uint32_t head_size = global ? model->hparams.head_size_global : model->hparams.head_size_local;
-        if (weights->inverse_frequency[global])
-            weights->device->ops->free(weights->device, weights->inverse_frequency[global],
-                                       head_size / 2 * sizeof(float));
+    for (uint32_t e = 0; e <= weights->n_gpus && model; e++) {
+        struct lode_device *device = device_of(weights, e);
+        for (int global = 0; global < 2; global++) {
+            const uint32_t head_size =
+                global ? model->hparams.head_size_global : model->hparams.head_size_local;
+            if (weights->inverse_frequency[e][global])
+                device->ops->free(device, weights->inverse_frequency[e][global],
+                                  head_size / 2 * sizeof(float));
+        }
+        if (e && weights->entries[e - 1])
+            device->ops->free(device, weights->entries[e - 1], experts_entries_bytes(model));
     }
     free(weights->output_scale);
     memset(weights, 0, sizeof *weights);

@@ -9,10 +9,11 @@ static void keep_wanted(struct pass *pass)
     const uint32_t dropped = pass->x.n - pass->want;
     pass->x.data += dropped * pass->x.stride;
     pass->x.n = pass->want;
-    if (pass->ple.data) {
-        pass->ple.data += dropped * pass->ple.stride;
-        pass->ple.n = pass->want;
-    }
+    for (uint32_t i = 0; i < EXECUTORS; i++)
+        if (pass->ple[i].data) {
+            pass->ple[i].data += dropped * pass->ple[i].stride;
+            pass->ple[i].n = pass->want;
+        }
     pass->first_position += dropped;
 }
 
@@ -21,28 +22,30 @@ static void keep_wanted(struct pass *pass)
 static void store_kv(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, uint32_t l,
                      struct lode_rows k, struct lode_rows v, const float *inverse_frequency)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const float eps = f->weights->model->hparams.rms_eps;
     struct lode_rows k_heads = split_rows(k, layer->head_size), v_heads = split_rows(v, layer->head_size);
-    ops->rms_norm(f->device, v_heads, layer->v.cols ? v_heads : k_heads, NULL, eps, 1.0f);
-    ops->rms_norm(f->device, k_heads, k_heads, forward_vector(f, &layer->k_norm), eps, 1.0f);
-    ops->rope(f->device, k, layer->n_kv_heads, layer->head_size, pass->first_position, inverse_frequency);
-    ops->kv_store(f->device, &f->kv.layers[l], k, v, pass->first_position);
+    ops->rms_norm(e->device, v_heads, layer->v.cols ? v_heads : k_heads, NULL, eps, 1.0f);
+    ops->rms_norm(e->device, k_heads, k_heads, forward_vector(f, &layer->k_norm), eps, 1.0f);
+    ops->rope(e->device, k, layer->n_kv_heads, layer->head_size, pass->first_position, inverse_frequency);
+    ops->kv_store(e->device, &f->kv.layers[l], k, v, pass->first_position);
 }
 
 // x += RMS(Wo attention) * post_attention_norm
 static void attend(struct forward *f, struct pass *pass, const struct gemma_layer *layer, uint32_t l)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    const float *inverse_frequency = f->weights->inverse_frequency[layer->global];
+    const float *inverse_frequency = f->weights->inverse_frequency[e->index][layer->global];
     const uint32_t q_width = h->n_heads * layer->head_size, kv_width = layer->n_kv_heads * layer->head_size;
     const bool drops_rows = l == f->weights->model->last_kv_layer && pass->want < pass->x.n;
 
-    struct lode_rows n = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
-    ops->rms_norm(f->device, n, pass->x, forward_vector(f, &layer->attn_norm), h->rms_eps, 1.0f);
+    struct lode_rows n = executor_rows(e, BUFFER_NORMED, pass->x.n, h->hidden);
+    ops->rms_norm(e->device, n, pass->x, forward_vector(f, &layer->attn_norm), h->rms_eps, 1.0f);
     const struct lode_matrix wq = forward_matrix(f, &layer->q);
-    struct lode_rows q = forward_rows(f, BUFFER_Q, pass->x.n, q_width);
+    struct lode_rows q = executor_rows(e, BUFFER_Q, pass->x.n, q_width);
 
     struct lode_rows outs[3];
     struct lode_matrix matrices[3];
@@ -51,8 +54,8 @@ static void attend(struct forward *f, struct pass *pass, const struct gemma_laye
         outs[n_matrices] = q;
         matrices[n_matrices++] = wq;
     }
-    struct lode_rows k = forward_rows(f, BUFFER_K, pass->x.n, kv_width);
-    struct lode_rows v = forward_rows(f, BUFFER_V, pass->x.n, kv_width);
+    struct lode_rows k = executor_rows(e, BUFFER_K, pass->x.n, kv_width);
+    struct lode_rows v = executor_rows(e, BUFFER_V, pass->x.n, kv_width);
     if (layer->own_kv) {
         outs[n_matrices] = k;
         matrices[n_matrices++] = forward_matrix(f, &layer->k);
@@ -61,7 +64,7 @@ static void attend(struct forward *f, struct pass *pass, const struct gemma_laye
             matrices[n_matrices++] = forward_matrix(f, &layer->v);
         }
     }
-    ops->matmul(f->device, outs, matrices, n_matrices, n);
+    ops->matmul(e->device, outs, matrices, n_matrices, n);
     if (layer->own_kv)
         store_kv(f, pass, layer, l, k, v, inverse_frequency);
     if (drops_rows) {
@@ -70,19 +73,19 @@ static void attend(struct forward *f, struct pass *pass, const struct gemma_laye
         keep_wanted(pass);
         if (!pass->want)
             return;
-        ops->matmul(f->device, &q, &wq, 1, n);
+        ops->matmul(e->device, &q, &wq, 1, n);
     }
 
     struct lode_rows heads = split_rows(q, layer->head_size);
-    ops->rms_norm(f->device, heads, heads, forward_vector(f, &layer->q_norm), h->rms_eps, 1.0f);
-    ops->rope(f->device, q, h->n_heads, layer->head_size, pass->first_position, inverse_frequency);
-    struct lode_rows attended = forward_rows(f, BUFFER_ATTENDED, pass->x.n, q_width);
-    ops->attention(f->device, attended, q, h->n_heads, &f->kv.layers[layer->kv_layer], pass->first_position,
+    ops->rms_norm(e->device, heads, heads, forward_vector(f, &layer->q_norm), h->rms_eps, 1.0f);
+    ops->rope(e->device, q, h->n_heads, layer->head_size, pass->first_position, inverse_frequency);
+    struct lode_rows attended = executor_rows(e, BUFFER_ATTENDED, pass->x.n, q_width);
+    ops->attention(e->device, attended, q, h->n_heads, &f->kv.layers[layer->kv_layer], pass->first_position,
                    layer->global ? 0 : h->window);
     const struct lode_matrix wo = forward_matrix(f, &layer->output);
-    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
-    ops->matmul(f->device, &branch, &wo, 1, attended);
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_attention_norm), h->rms_eps,
+    struct lode_rows branch = executor_rows(e, BUFFER_BRANCH, pass->x.n, h->hidden);
+    ops->matmul(e->device, &branch, &wo, 1, attended);
+    ops->add_rms_norm(e->device, pass->x, branch, forward_vector(f, &layer->post_attention_norm), h->rms_eps,
                       1.0f);
 }
 
@@ -90,15 +93,16 @@ static void attend(struct forward *f, struct pass *pass, const struct gemma_laye
 static void dense_ffn(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                       struct lode_rows out)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    struct lode_rows n = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
-    struct lode_rows gated = forward_rows(f, BUFFER_FFN, pass->x.n, layer->ffn_width);
+    struct lode_rows n = executor_rows(e, BUFFER_NORMED, pass->x.n, h->hidden);
+    struct lode_rows gated = executor_rows(e, BUFFER_FFN, pass->x.n, layer->ffn_width);
     const struct lode_matrix gate = forward_matrix(f, &layer->gate), up = forward_matrix(f, &layer->up),
                              down = forward_matrix(f, &layer->down);
-    ops->rms_norm(f->device, n, pass->x, forward_vector(f, &layer->ffn_norm), h->rms_eps, 1.0f);
-    ops->matmul_geglu(f->device, gated, &gate, &up, n);
-    ops->matmul(f->device, &out, &down, 1, gated);
+    ops->rms_norm(e->device, n, pass->x, forward_vector(f, &layer->ffn_norm), h->rms_eps, 1.0f);
+    ops->matmul_geglu(e->device, gated, &gate, &up, n);
+    ops->matmul(e->device, &out, &down, 1, gated);
 }
 
 // The residual stream as it would be if the experts' branch added nothing to the direction of the dense one,
@@ -107,13 +111,14 @@ static void dense_ffn(struct forward *f, const struct pass *pass, const struct g
 static struct lode_rows with_dense(struct forward *f, const struct pass *pass,
                                    const struct gemma_layer *layer, struct lode_rows dense)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    struct lode_rows out = forward_rows(f, BUFFER_NORMED, pass->x.n, h->hidden);
-    ops->rms_norm(f->device, out, dense, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps, 1.0f);
-    ops->rms_norm(f->device, out, out, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
+    struct lode_rows out = executor_rows(e, BUFFER_NORMED, pass->x.n, h->hidden);
+    ops->rms_norm(e->device, out, dense, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps, 1.0f);
+    ops->rms_norm(e->device, out, out, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
                   (float)M_SQRT1_2);
-    ops->add(f->device, out, out, pass->x, 1.0f);
+    ops->add(e->device, out, out, pass->x, 1.0f);
     return out;
 }
 
@@ -123,11 +128,14 @@ static struct lode_rows with_dense(struct forward *f, const struct pass *pass,
 static int feed_forward(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
                         uint32_t l, float scale, struct lode_error *error)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
     struct residency *residency = f->weights->residency;
-    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
+    struct lode_rows branch = executor_rows(e, BUFFER_BRANCH, pass->x.n, h->hidden);
     int rc = layer->moe ? experts_choose(f, pass, l, error) : 0;
+    if (!rc && layer->moe)
+        rc = experts_start(f, pass, l, error);
     // While reads for this layer are on their way none for the next would start: then the guess can wait
     // until it can be a better one.
     const enum predictor_gate gate = experts_gate(f, pass);
@@ -142,19 +150,19 @@ static int feed_forward(struct forward *f, const struct pass *pass, const struct
     dense_ffn(f, pass, layer, branch);
     residency_release(residency, &layer->gate.unit, 1);
     if (layer->moe) {
-        struct lode_rows sum = forward_rows(f, BUFFER_EXPERT_SUM, pass->x.n, h->hidden);
+        struct lode_rows sum = executor_rows(e, BUFFER_EXPERT_SUM, pass->x.n, h->hidden);
         if (guess_later && experts_wants_guess(f, pass, l + 1))
             rc = experts_guess(f, pass, with_dense(f, pass, layer, branch), l + 1, error);
         if (!rc)
-            rc = experts_run(f, pass, layer, sum, error);
+            rc = experts_run(f, pass, l, sum, error);
         if (rc)
             return rc;
-        ops->rms_norm(f->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps,
+        ops->rms_norm(e->device, branch, branch, forward_vector(f, &layer->post_ffw_norm_1), h->rms_eps,
                       1.0f);
-        ops->rms_norm(f->device, sum, sum, forward_vector(f, &layer->post_ffw_norm_2), h->rms_eps, 1.0f);
-        ops->add(f->device, branch, branch, sum, 1.0f);
+        ops->rms_norm(e->device, sum, sum, forward_vector(f, &layer->post_ffw_norm_2), h->rms_eps, 1.0f);
+        ops->add(e->device, branch, branch, sum, 1.0f);
     }
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
+    ops->add_rms_norm(e->device, pass->x, branch, forward_vector(f, &layer->post_ffw_norm), h->rms_eps,
                       scale);
     return 0;
 }
@@ -163,18 +171,19 @@ static int feed_forward(struct forward *f, const struct pass *pass, const struct
 static void add_ple(struct forward *f, const struct pass *pass, const struct gemma_layer *layer, uint32_t l,
                     float scale)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
     const struct lode_matrix gate = forward_matrix(f, &layer->ple_gate),
                              proj = forward_matrix(f, &layer->ple_proj);
-    struct lode_rows gated = forward_rows(f, BUFFER_FFN, pass->x.n, h->ple_width);
-    struct lode_rows input = {pass->ple.data + (size_t)l * h->ple_width, pass->x.n, h->ple_width,
-                              pass->ple.stride};
-    struct lode_rows branch = forward_rows(f, BUFFER_BRANCH, pass->x.n, h->hidden);
-    ops->matmul(f->device, &gated, &gate, 1, pass->x);
-    ops->geglu(f->device, gated, gated, input);
-    ops->matmul(f->device, &branch, &proj, 1, gated);
-    ops->add_rms_norm(f->device, pass->x, branch, forward_vector(f, &layer->ple_post_norm), h->rms_eps,
+    struct lode_rows gated = executor_rows(e, BUFFER_FFN, pass->x.n, h->ple_width);
+    struct lode_rows input = {pass->ple[e->index].data + (size_t)l * h->ple_width, pass->x.n, h->ple_width,
+                              pass->ple[e->index].stride};
+    struct lode_rows branch = executor_rows(e, BUFFER_BRANCH, pass->x.n, h->hidden);
+    ops->matmul(e->device, &gated, &gate, 1, pass->x);
+    ops->geglu(e->device, gated, gated, input);
+    ops->matmul(e->device, &branch, &proj, 1, gated);
+    ops->add_rms_norm(e->device, pass->x, branch, forward_vector(f, &layer->ple_post_norm), h->rms_eps,
                       scale);
 }
 
@@ -186,7 +195,13 @@ int layer_run(struct forward *f, struct pass *pass, uint32_t l, struct lode_erro
     struct residency *residency = f->weights->residency;
     const float output_scale = f->weights->output_scale[l];
     const bool has_ple = layer->ple_gate.cols != 0;
-    int rc = residency_acquire(residency, &layer->attn_norm.unit, 1, error);
+    for (uint32_t i = 0; i < f->n_executors; i++)
+        f->executors[i].device->layer = l;
+    int rc = pass_move(f, pass, forward_layer_executor(f, l), error);
+    if (!rc && has_ple)
+        rc = pass_bring_ple(f, pass, error);
+    if (!rc)
+        rc = residency_acquire(residency, &layer->attn_norm.unit, 1, error);
     if (rc)
         return rc;
     rc = residency_acquire(residency, &layer->q.unit, 1, error);

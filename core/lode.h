@@ -3,6 +3,7 @@
 //   file       what a model file says about itself, without loading its weights
 //   tokenizer  text to token ids and back
 //   processor  what the CPU is, and what an engine would use of it
+//   devices    what else computes: GPUs
 //   engine     a loaded model: weights, device, threads
 //   plan       how a model would run on a machine, and how fast
 //   session    one timeline of tokens with its KV cache; an engine may have several, whose calls take turns
@@ -228,8 +229,22 @@ struct lode_engine_options {
     uint32_t queue_depth; // reads in flight at once; 0: 16
     uint64_t ring_bytes;  // memory that streamed weights pass through; 0: the least that works
     bool no_repack;       // weights keep the order of the file in memory, which is slower to compute with
-    const char *heat_dir; // where it is kept from run to run how often experts are chosen; NULL: nowhere
-    bool cold;            // what is kept is neither used nor changed
+    // What computes beside the CPU, which always does: names of lode_devices with commas between them
+    // ("cuda0,cpu"). NULL: every GPU that can be used, which simt, the execution of a GPU's kernels on the
+    // CPU for tests, is not; "cpu": none. A name that cannot be used is an error.
+    const char *devices;
+    uint64_t vram_bytes; // ceiling of each GPU; 0: what is free there, less a part for a display
+    // NULL or "auto": unit_gpu, or by rule where there is none: dense weights on the GPUs, and as many
+    // experts as fit beside them, the hottest. "by-layer": whole layers with their experts, the last ones.
+    const char *placement;
+    const uint8_t *unit_gpu; // [n_unit_gpu] of a plan: LODE_HOME_GPU + g as 1 + g, else 0; copied
+    uint32_t n_unit_gpu;
+    // A machine profile that has been measured (lode probe), by which a prompt's experts are copied to a GPU
+    // where that is faster than computing them on the CPU; NULL: they never are.
+    const char *profile_path;
+    const char *timeline_path; // a file of Chrome's trace format, written when the engine closes; NULL: none
+    const char *heat_dir;      // where it is kept from run to run how often experts are chosen; NULL: nowhere
+    bool cold;                 // what is kept is neither used nor changed
     // A file that what the run chooses, guesses and reads is recorded into (docs/trace-format.md); NULL:
     // none. It is made when the first session is opened. A failed write ends the recording, not the run, and
     // is told as a note. Needs a model with experts.
@@ -240,6 +255,25 @@ struct lode_engine_options {
 };
 
 struct lode_engine_options lode_engine_options_default(void);
+
+// The devices that there are, and those that there are not and why: written to out[0..max), returns how many.
+struct lode_device_info {
+    char name[16];         // "cpu", "cuda0"; "hip" where there is none
+    char description[96];  // "NVIDIA GeForce RTX 4070"
+    char architecture[16]; // "sm_89"; empty where there is none
+    char toolkit[48];      // that the kernels were built with; empty where there are none
+    char built_for[128];   // the architectures that there are kernels for
+    uint64_t memory_bytes, free_bytes;
+    bool usable, is_gpu, is_emulated, has_display;
+    char why[256]; // what keeps it from being used
+};
+size_t lode_devices(struct lode_device_info *out, size_t max);
+
+// The GPUs that an engine with these `devices` (of its options) computes with, in its order: at most
+// LODE_PLAN_GPUS, of which out[0..max) are written. Fails as opening the engine does: LODE_ERR_ARGUMENT where
+// it is no list of devices, LODE_ERR_UNSUPPORTED where one of them cannot be used.
+int lode_devices_used(struct lode_device_info *out, size_t *out_n, size_t max, const char *devices,
+                      struct lode_error *error);
 
 // The policies for experts and what each does; NULL beyond the last.
 const char *lode_policy_name(size_t index, const char **out_summary);
@@ -489,7 +523,8 @@ struct lode_stats {
     uint64_t weight_bytes, kv_bytes, scratch_bytes, peak_rss_bytes;
     // Where the time went: they add up to prefill_s and decode_s.
     struct lode_parts {
-        double kernels_s, attention_s, operations_s, drive_s; // drive: waiting for it
+        double kernels_s, attention_s, operations_s; // of the CPU
+        double drive_s, gpu_s;                       // waiting for the drive, for GPUs
     } prefill_parts, decode_parts;
 };
 
@@ -521,6 +556,21 @@ struct lode_offload_stats {
 };
 
 void lode_session_offload(const struct lode_session *session, struct lode_offload_stats *out);
+
+// What a GPU held and did since the session was opened, in the order of the engine's devices.
+struct lode_gpu_stats {
+    char name[16];                     // "cuda0"
+    uint64_t pinned_bytes, pool_bytes; // weights with a home there; room for copies of experts
+    uint32_t pool_slots, pool_used;    // experts that there is room for, and those that are there
+    uint64_t hits;                     // of the choices of decode, those that it computed
+    uint64_t uploads, upload_bytes;    // experts copied there for one pass, by prefill
+    uint64_t replaced_bytes;           // copied between turns, for hotter experts
+    uint64_t yielded_bytes;            // given up for K and V
+    uint64_t kv_bytes, scratch_bytes;
+};
+
+// Writes out[0..max), returns how many GPUs the session has; 0 on the CPU alone.
+size_t lode_session_gpus(const struct lode_session *session, struct lode_gpu_stats *out, size_t max);
 
 struct lode_layer_stats {
     uint64_t choices, hits, bytes; // decode

@@ -62,16 +62,17 @@ int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const
                           struct lode_error *error)
 {
     *out = 0;
-    if (engine->ceiling_bytes == UINT64_MAX)
+    if (engine->ceiling_bytes == UINT64_MAX && !engine_spares_experts(engine))
         return 0;
-    const struct unit_table *units = &engine->model.units;
-    const uint64_t base = engine->base_bytes, ceiling = engine->ceiling_bytes;
+    const struct homes_bounds bounds = engine_host_bounds(engine);
+    const uint64_t base = engine->base_bytes + residency_gpu_host_bytes(&engine->model.units, engine->gpus.n),
+                   ceiling = engine->ceiling_bytes;
     const uint64_t session = needs->kv_bytes + needs->scratch_bytes;
-    const uint64_t floor = residency_floor_bytes(units, engine->device);
+    const uint64_t floor = bounds.floor_bytes;
     if (base > ceiling || session > ceiling - base || floor > ceiling - base - session)
         return below_floor(engine, needs, base, floor, error);
     const uint64_t left = ceiling - base - session;
-    *out = residency_full_bytes(units, engine->device) <= left ? 0 : left;
+    *out = bounds.full_bytes > left ? left : engine_spares_experts(engine) ? bounds.full_bytes : 0;
     return 0;
 }
 
@@ -92,11 +93,11 @@ struct session_room engine_session_room(const struct lode_engine *engine)
             less(engine->ceiling_bytes, engine->base_bytes + weights + engine->sessions_bytes);
         return (struct session_room){left, left};
     }
-    const struct unit_table *units = &engine->model.units;
-    const uint64_t free_bytes = less(engine->ceiling_bytes, engine->base_bytes);
-    const uint64_t beside_all = less(free_bytes, residency_full_bytes(units, engine->device));
-    struct session_room room = {.at_most_bytes =
-                                    less(free_bytes, residency_floor_bytes(units, engine->device))};
+    const struct homes_bounds bounds = engine_host_bounds(engine);
+    const uint64_t copies_bytes = residency_gpu_host_bytes(&engine->model.units, engine->gpus.n);
+    const uint64_t free_bytes = less(engine->ceiling_bytes, engine->base_bytes + copies_bytes);
+    const uint64_t beside_all = less(free_bytes, bounds.full_bytes);
+    struct session_room room = {.at_most_bytes = less(free_bytes, bounds.floor_bytes)};
     room.comfortable_bytes = beside_all > free_bytes / 8 ? beside_all : free_bytes / 8;
     if (room.comfortable_bytes > room.at_most_bytes)
         room.comfortable_bytes = room.at_most_bytes;

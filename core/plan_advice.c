@@ -337,7 +337,7 @@ static bool reads(const struct homes *homes)
     return homes->streamed_bytes || homes->pool_bytes;
 }
 
-// A version without GPUs must not be asked for one: what it does today is told beside the plan.
+// What the GPU is worth: the same without it.
 static void warn_of_gpus(struct planner *p)
 {
     struct planner alone = *p;
@@ -350,12 +350,9 @@ static void warn_of_gpus(struct planner *p)
     if (!used)
         return;
     if (measure(&speed, &alone, NULL))
-        planner_warn(p, "this version computes on the CPU only, for which the memory is too small: the plan "
-                        "with a GPU tells what one would be worth");
+        planner_warn(p, "without the GPU the memory is too small for this model");
     else
-        planner_warn(p,
-                     "this version computes on the CPU only: %.1f tok/s after an empty context, prefill %.1f "
-                     "(--vram 0); the plan with a GPU tells what one would be worth",
+        planner_warn(p, "without the GPU (--vram 0): %.1f tok/s after an empty context, prefill %.1f",
                      1 / speed.decode_s, 1 / speed.prefill_s);
 }
 

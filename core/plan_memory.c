@@ -4,6 +4,7 @@
 #include "base/bytes_text.h"
 #include "base/checked.h"
 #include "core/engine.h"
+#include "core/executor.h"
 #include "core/kv_cache.h"
 #include "core/plan_internal.h"
 #include "profiles/host_memory.h"
@@ -95,7 +96,7 @@ uint32_t planner_prompt(const struct planner *p, uint32_t context, uint32_t dept
 // bits with their scales, and the experts' intermediate rows; what attention joins.
 static uint64_t device_scratch_bytes(const struct gemma_model *model, uint32_t batch)
 {
-    const struct lode_limits limits = forward_limits(model, batch);
+    const struct lode_limits limits = executor_limits(model, batch);
     return (uint64_t)limits.rows * limits.cols * 5 / 4 +
            (uint64_t)limits.expert_rows * limits.ffn_width * sizeof(float) +
            cpu_attention_partial_floats(limits.rows, limits.n_heads, limits.head_size) * sizeof(float);
@@ -109,9 +110,11 @@ static void describe_batch(struct plan_batch *out, const struct planner *p, uint
     const uint64_t more_kv_bytes = kv_cache_needed_bytes(model, context, batch, p->format) - least_kv_bytes;
     *out = (struct plan_batch){
         .tokens = batch,
-        .scratch_bytes = forward_scratch_needed_bytes(model, batch) + device_scratch_bytes(model, batch) +
-                         context * sizeof(int32_t) + model->hparams.vocab * sizeof(float) + more_kv_bytes,
-        .gpu_scratch_bytes = forward_scratch_needed_bytes(model, batch) + more_kv_bytes,
+        .scratch_bytes = forward_scratch_needed_bytes(model, batch, false) +
+                         device_scratch_bytes(model, batch) + context * sizeof(int32_t) +
+                         model->hparams.vocab * sizeof(float) + more_kv_bytes,
+        .gpu_scratch_bytes = executor_needed_bytes(model, batch, false, true) +
+                             device_scratch_bytes(model, batch) + more_kv_bytes,
     };
 }
 

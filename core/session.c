@@ -12,21 +12,24 @@
 #define DEFAULT_BATCH 512
 #define MAX_BATCH 65536
 
-static uint64_t needed_bytes(const struct gemma_model *model, uint32_t context, uint32_t batch,
+// Of the host's memory.
+static uint64_t needed_bytes(const struct lode_engine *engine, uint32_t context, uint32_t batch,
                              enum lode_kv_format format)
 {
-    return kv_cache_needed_bytes(model, context, batch, format) + forward_scratch_needed_bytes(model, batch) +
-           context * sizeof(int32_t) + model->hparams.vocab * sizeof(float);
+    const struct gemma_model *model = &engine->model;
+    return engine_host_kv_bytes(engine, context, batch, format) +
+           forward_scratch_needed_bytes(model, batch, engine->gpus.n > 0) + context * sizeof(int32_t) +
+           model->hparams.vocab * sizeof(float);
 }
 
 // The longest context that fits; 0 where none does.
-static uint32_t longest_context(const struct gemma_model *model, uint32_t limit, uint32_t batch,
+static uint32_t longest_context(const struct lode_engine *engine, uint32_t limit, uint32_t batch,
                                 enum lode_kv_format format, uint64_t available)
 {
     uint32_t fits = 0, beyond = limit + 1;
     while (beyond - fits > 1) {
         uint32_t middle = fits + (beyond - fits) / 2;
-        if (needed_bytes(model, middle, batch, format) <= available)
+        if (needed_bytes(engine, middle, batch, format) <= available)
             fits = middle;
         else
             beyond = middle;
@@ -44,14 +47,14 @@ static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_
                          limit);
     const struct session_room room = engine_session_room(engine);
     const uint64_t most = asked ? room.at_most_bytes : room.comfortable_bytes;
-    const uint32_t longest = longest_context(&engine->model, limit, batch, format, most);
+    const uint32_t longest = longest_context(engine, limit, batch, format, most);
     *out = asked ? asked : longest;
     if (*out && *out <= longest)
         return 0;
     const uint32_t wanted = asked ? asked : 1;
-    const uint64_t needed = needed_bytes(&engine->model, wanted, batch, format);
+    const uint64_t needed = needed_bytes(engine, wanted, batch, format);
     if (!longest && !engine->residency) { // not the context's fault: the floor is
-        const uint64_t kv_bytes = kv_cache_needed_bytes(&engine->model, wanted, batch, format);
+        const uint64_t kv_bytes = engine_host_kv_bytes(engine, wanted, batch, format);
         const struct session_needs needs = {.kv_bytes = kv_bytes,
                                             .scratch_bytes = needed - kv_bytes,
                                             .context = wanted,
@@ -130,7 +133,14 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
         batch = options->context;
     if (batch > limit)
         batch = limit;
-    rc = plan_context(&context, engine, options->context, batch, format, error);
+    // What lies on GPUs depends on the context, whose default depends on what lies on GPUs.
+    rc = engine_gpus_place(engine, options->context ? options->context : batch, batch, format, error);
+    if (!rc)
+        rc = plan_context(&context, engine, options->context, batch, format, error);
+    if (!rc && context != options->context)
+        rc = engine_gpus_place(engine, context, batch, format, error);
+    if (!rc)
+        rc = engine_gpus_make_room(engine, context, batch, format, error);
     if (rc)
         return rc;
     struct lode_session *session = calloc(1, sizeof *session);
@@ -153,6 +163,7 @@ int lode_session_open(struct lode_session **out, struct lode_engine *engine,
         return rc;
     }
     residency_count(engine->residency, &session->before);
+    session_count_gpus(session, session->gpus_before);
     *out = session;
     return 0;
 }
@@ -255,6 +266,8 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
     size_t done = 0;
     if (!rc && count)
         rc = session_flush_pending(session, 0, error);
+    if (!rc && count)
+        rc = session_exchange_experts(session, error);
     while (!rc && done < count) {
         if (on_progress && !on_progress(user, "prefill", done, count)) {
             rc = lode_fail(error, LODE_ERR_CANCELLED, "stopped after %zu of %zu prompt tokens", done, count);

@@ -5,7 +5,7 @@
 #include "core/engine.h"
 
 struct session_lanes {
-    uint64_t kernels_ns, attention_ns, drive_ns;
+    uint64_t kernels_ns, attention_ns, drive_ns, gpu_ns;
 };
 
 struct session_parts {
@@ -13,6 +13,7 @@ struct session_parts {
     struct session_lanes prefill, decode;
     struct lode_device_times times; // of the running pass
     uint64_t pass_start_ns, last_decode_ns;
+    uint64_t gpu_wait_ns;                  // of the timeline when the running pass began
     bool decodes, counts;                  // the running pass
     bool known;                            // a decode pass has been counted at this depth, and
     double kernels_share, attention_share; // so much of its computing was that
@@ -35,6 +36,7 @@ struct lode_session {
     size_t n_latencies, latency_capacity;
     struct session_needs needs;
     struct residency_figures before; // when the session was opened
+    struct residency_gpu_figures gpus_before[HOME_GPUS];
     struct session_parts parts;
 };
 
@@ -44,6 +46,13 @@ int session_step(struct lode_session *session, const int32_t *ids, size_t count,
 
 // Runs the pending token, if there is one.
 int session_flush_pending(struct lode_session *session, size_t want, struct lode_error *error);
+
+// ---- session_gpu.c
+
+// Where a turn begins, brings experts that have become hot to the GPUs, in bounded time.
+int session_exchange_experts(struct lode_session *session, struct lode_error *error);
+
+void session_count_gpus(const struct lode_session *session, struct residency_gpu_figures *out);
 
 // ---- session_parts.c
 

@@ -1,5 +1,5 @@
-// The routed experts of a layer: choose, group the batch by expert, compute, and sum in the order of the
-// ranks, so that the result does not depend on which expert was at hand first.
+// The choice of experts: the router on the device of the layer, the choices in the memory of the host grouped
+// by expert, and guesses of what the next layer will choose. What is done with them is in experts_run.c.
 #include "core/forward_internal.h"
 
 #include "base/half.h"
@@ -8,8 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool open_shares(struct expert_batch *out, const struct gemma_hparams *h, size_t n_choices)
+{
+    const size_t n_routed = (size_t)h->n_layers * EXECUTOR_ROUTED_ROWS * h->n_experts_used;
+    out->executor = malloc(h->n_experts * sizeof *out->executor);
+    out->share = malloc(n_choices * sizeof *out->share);
+    out->routed = malloc(n_routed * sizeof *out->routed);
+    out->routed_rows = calloc(h->n_layers, sizeof *out->routed_rows);
+    return out->executor && out->share && out->routed && out->routed_rows;
+}
+
 int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hparams, uint32_t batch,
-                      struct lode_error *error)
+                      bool many, struct lode_error *error)
 {
     memset(out, 0, sizeof *out);
     const size_t n_experts = hparams->n_experts, n_choices = (size_t)batch * hparams->n_experts_used;
@@ -28,7 +38,8 @@ int expert_batch_open(struct expert_batch *out, const struct gemma_hparams *hpar
     out->predicted = malloc(n_experts * sizeof *out->predicted);
     out->votes = malloc(n_experts * sizeof *out->votes);
     if (out->chosen && out->weights && out->tokens && out->slots && out->begin && out->units &&
-        out->n_tokens && out->at_hand && out->jobs && out->guessed && out->predicted && out->votes)
+        out->n_tokens && out->at_hand && out->jobs && out->guessed && out->predicted && out->votes &&
+        (!many || open_shares(out, hparams, n_choices)))
         return 0;
     expert_batch_close(out);
     return lode_fail(error, LODE_ERR_MEMORY, "no memory for the expert choices of %u tokens", batch);
@@ -48,27 +59,39 @@ void expert_batch_close(struct expert_batch *batch)
     free(batch->guessed);
     free(batch->predicted);
     free(batch->votes);
+    free(batch->executor);
+    free(batch->share);
+    free(batch->routed);
+    free(batch->routed_rows);
     memset(batch, 0, sizeof *batch);
 }
 
-// Router: r = RMS(x) * hidden^-1/2 * router_scale, softmax(Wr r), the k largest of each row to `out` in host
-// memory.
-static int route(struct forward *f, const struct gemma_layer *layer, struct lode_rows x, uint32_t k,
-                 enum buffer ids, enum buffer weights, int32_t *out, struct lode_error *error)
+void experts_route(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                   struct lode_rows x, uint32_t k, int32_t *ids, float *weights)
 {
-    const struct lode_device_ops *ops = f->device->ops;
+    const struct executor *e = pass->at;
+    const struct lode_device_ops *ops = e->device->ops;
     const struct gemma_hparams *h = &f->weights->model->hparams;
-    struct lode_rows input = forward_rows(f, BUFFER_EXPERT_INPUT, x.n, h->hidden);
-    struct lode_rows logits = forward_rows(f, BUFFER_ROUTER, x.n, h->n_experts);
+    struct lode_rows input = executor_rows(e, BUFFER_NORMED, x.n, h->hidden);
+    struct lode_rows logits = executor_rows(e, BUFFER_ROUTER, x.n, h->n_experts);
     const struct lode_matrix router = forward_matrix(f, &layer->router);
     const float *expert_scale = layer->expert_scale.cols ? forward_vector(f, &layer->expert_scale) : NULL;
-    int32_t *chosen = (int32_t *)f->buffers[ids];
-    ops->rms_norm(f->device, input, x, forward_vector(f, &layer->router_scale), h->rms_eps,
+    ops->rms_norm(e->device, input, x, forward_vector(f, &layer->router_scale), h->rms_eps,
                   1.0f / sqrtf((float)h->hidden));
-    ops->matmul(f->device, &logits, &router, 1, input);
-    ops->router(f->device, chosen, f->buffers[weights], logits, k, expert_scale);
+    ops->matmul(e->device, &logits, &router, 1, input);
+    ops->router(e->device, ids, weights, logits, k, expert_scale);
+}
+
+// The same with the choice in `out` in host memory.
+static int route(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                 struct lode_rows x, uint32_t k, enum buffer ids, enum buffer weights, int32_t *out,
+                 struct lode_error *error)
+{
+    const struct gemma_hparams *h = &f->weights->model->hparams;
+    int32_t *chosen = (int32_t *)pass->at->buffers[ids];
     const size_t n_choices = (size_t)x.n * k;
-    int rc = ops->download(f->device, out, chosen, n_choices * sizeof *chosen, error);
+    experts_route(f, pass, layer, x, k, chosen, pass->at->buffers[weights]);
+    int rc = executor_download(pass->at, out, chosen, n_choices * sizeof *chosen, &f->gpu_wait_ns, error);
     for (size_t i = 0; i < n_choices && !rc; i++)
         if ((uint32_t)out[i] >= h->n_experts)
             rc = lode_fail(error, LODE_ERR_FORMAT, "a router chose expert %d of %u: its weights are damaged",
@@ -95,17 +118,31 @@ static void group_by_expert(struct expert_batch *batch, uint32_t n_tokens, uint3
     begin[0] = 0;
 }
 
+void experts_group(struct expert_batch *batch, const struct gemma_hparams *h, const struct gemma_layer *layer,
+                   uint32_t n_rows)
+{
+    group_by_expert(batch, n_rows, h->n_experts_used, h->n_experts);
+    batch->n_units = 0;
+    for (uint32_t e = 0; e < h->n_experts; e++) {
+        const uint32_t n = batch->begin[e + 1] - batch->begin[e];
+        if (n == 0)
+            continue;
+        batch->units[batch->n_units] = layer->first_expert_unit + e;
+        batch->n_tokens[batch->n_units++] = n;
+    }
+}
+
 // What each chosen expert's output counts for, as policy.h wants it.
-static int tell_weights(struct forward *f, const struct gemma_layer *layer, uint32_t n_choices,
-                        struct lode_error *error)
+static int tell_weights(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                        uint32_t n_choices, struct lode_error *error)
 {
     struct residency *residency = f->weights->residency;
     struct expert_batch *batch = &f->experts;
     const bool wanted = residency_wants_weights(residency);
-    if (!wanted && !f->weights->trace)
+    if (!wanted && !f->weights->trace && f->n_executors == 1)
         return 0;
-    int rc = f->device->ops->download(f->device, batch->weights, f->buffers[BUFFER_CHOSEN_WEIGHT],
-                                      n_choices * sizeof *batch->weights, error);
+    int rc = executor_download(pass->at, batch->weights, pass->at->buffers[BUFFER_CHOSEN_WEIGHT],
+                               n_choices * sizeof *batch->weights, &f->gpu_wait_ns, error);
     for (uint32_t i = 0; i < batch->n_units && wanted && !rc; i++) {
         const uint32_t e = batch->units[i] - layer->first_expert_unit;
         float sum = 0;
@@ -144,20 +181,14 @@ int experts_choose(struct forward *f, const struct pass *pass, uint32_t l, struc
     const struct gemma_hparams *h = &f->weights->model->hparams;
     const struct gemma_layer *layer = &f->weights->model->layers[l];
     struct expert_batch *batch = &f->experts;
-    int rc = route(f, layer, pass->x, h->n_experts_used, BUFFER_CHOSEN, BUFFER_CHOSEN_WEIGHT, batch->chosen,
-                   error);
+    if (experts_may_route(f, pass, l))
+        return 0;
+    int rc = route(f, pass, layer, pass->x, h->n_experts_used, BUFFER_CHOSEN, BUFFER_CHOSEN_WEIGHT,
+                   batch->chosen, error);
     if (rc)
         return rc;
-    group_by_expert(batch, pass->x.n, h->n_experts_used, h->n_experts);
-    batch->n_units = 0;
-    for (uint32_t e = 0; e < h->n_experts; e++) {
-        const uint32_t n = batch->begin[e + 1] - batch->begin[e];
-        if (n == 0)
-            continue;
-        batch->units[batch->n_units] = layer->first_expert_unit + e;
-        batch->n_tokens[batch->n_units++] = n;
-    }
-    rc = tell_weights(f, layer, pass->x.n * h->n_experts_used, error);
+    experts_group(batch, h, layer, pass->x.n);
+    rc = tell_weights(f, pass, layer, pass->x.n * h->n_experts_used, error);
     if (rc)
         return rc;
     const uint64_t t_ns = f->weights->trace ? residency_now_ns(f->weights->residency) : 0;
@@ -216,20 +247,22 @@ bool experts_wants_guess(const struct forward *f, const struct pass *pass, uint3
     const struct gemma_model *model = f->weights->model;
     if (l >= model->hparams.n_layers || !model->layers[l].moe)
         return false;
+    if (forward_layer_executor(f, l) != pass->at) // its router is on another device
+        return false;
     return !(f->weights->skips_prompts && pass->n_tokens > 1) &&
            residency_wants_guess(f->weights->residency, l);
 }
 
 // The residual stream changes little from layer to layer, so the next layer's router, applied to it now,
 // names most of what it will choose (78% on the 26B according to colibri's measurement).
-static int ask_gate(struct forward *f, const struct gemma_layer *layer, struct lode_rows x, uint32_t ranks,
-                    struct lode_error *error)
+static int ask_gate(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
+                    struct lode_rows x, uint32_t ranks, struct lode_error *error)
 {
     struct residency *residency = f->weights->residency;
     int rc = residency_acquire(residency, &layer->router.unit, 1, error);
     if (rc)
         return rc;
-    rc = route(f, layer, x, ranks, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, f->experts.guessed, error);
+    rc = route(f, pass, layer, x, ranks, BUFFER_GUESSED, BUFFER_GUESSED_WEIGHT, f->experts.guessed, error);
     residency_release(residency, &layer->router.unit, 1);
     return rc;
 }
@@ -267,7 +300,7 @@ int experts_guess(struct forward *f, const struct pass *pass, struct lode_rows x
     const bool with_gate = !predictor || predictor->ops->gate != PREDICTOR_NO_GATE;
     // One row may have more ranks than a token chooses; the buffers have room for all experts of one.
     uint32_t ranks = x.n == 1 ? residency_guess_ranks(residency) : h->n_experts_used;
-    const int rc = with_gate ? ask_gate(f, layer, x, ranks, error) : 0;
+    const int rc = with_gate ? ask_gate(f, pass, layer, x, ranks, error) : 0;
     if (rc)
         return rc;
     if (predictor)
@@ -279,59 +312,5 @@ int experts_guess(struct forward *f, const struct pass *pass, struct lode_rows x
     const uint32_t n =
         rank_guesses(batch, layer->first_expert_unit, x.n, ranks, h->n_experts, certain ? CERTAIN_VOTES : 1);
     residency_guess(residency, batch->at_hand, n, certain);
-    return 0;
-}
-
-static void describe_job(const struct forward *f, const struct gemma_layer *layer, uint32_t unit,
-                         struct lode_expert_job *job)
-{
-    job->gate = forward_part(f, unit, 0);
-    if (layer->fused_gate_up) {
-        const uint32_t width = f->weights->model->hparams.expert_width;
-        job->gate.rows = width;
-        job->up = job->gate;
-        job->up.data = (const char *)job->gate.data + width * job->gate.row_bytes;
-    } else {
-        job->up = forward_part(f, unit, 1);
-    }
-    job->down = forward_part(f, unit, layer->fused_gate_up ? 1 : 2);
-}
-
-// Computes the experts at hand, one row of `slots` for each choice.
-static void run_some(struct forward *f, const struct gemma_layer *layer, struct lode_rows slots,
-                     struct lode_rows input, const uint32_t *units, uint32_t n)
-{
-    struct expert_batch *batch = &f->experts;
-    for (uint32_t j = 0; j < n; j++) {
-        const uint32_t e = units[j] - layer->first_expert_unit;
-        struct lode_expert_job *job = &batch->jobs[j];
-        describe_job(f, layer, units[j], job);
-        job->tokens = batch->tokens + batch->begin[e];
-        job->slots = batch->slots + batch->begin[e];
-        job->n = batch->begin[e + 1] - batch->begin[e];
-    }
-    f->device->ops->experts(f->device, slots, input, batch->jobs, n);
-}
-
-// sum = sum over the chosen e of weight_e * down_e (gelu(gate_e n) * (up_e n)), n = RMS(x) * pre_ffw_norm_2
-int experts_run(struct forward *f, const struct pass *pass, const struct gemma_layer *layer,
-                struct lode_rows sum, struct lode_error *error)
-{
-    const struct lode_device_ops *ops = f->device->ops;
-    const struct gemma_hparams *h = &f->weights->model->hparams;
-    struct residency *residency = f->weights->residency;
-    struct expert_batch *batch = &f->experts;
-    const uint32_t k = h->n_experts_used;
-    struct lode_rows input = forward_rows(f, BUFFER_EXPERT_INPUT, pass->x.n, h->hidden);
-    struct lode_rows slots = forward_rows(f, BUFFER_EXPERT_SLOTS, pass->x.n * k, h->hidden);
-    ops->rms_norm(f->device, input, pass->x, forward_vector(f, &layer->pre_ffw_norm_2), h->rms_eps, 1.0f);
-    for (uint32_t done = 0, n; done < batch->n_units; done += n) {
-        int rc = residency_take(residency, batch->at_hand, &n, h->n_experts, true, error);
-        if (rc)
-            return rc;
-        run_some(f, layer, slots, input, batch->at_hand, n);
-        residency_release(residency, batch->at_hand, n);
-    }
-    ops->experts_combine(f->device, sum, slots, f->buffers[BUFFER_CHOSEN_WEIGHT], k);
     return 0;
 }
