@@ -349,9 +349,10 @@ static int check_gpu(struct check *check, const struct profile_device *gpu, uint
     profile_path_cut(&check->path, 0);
     profile_path_member(&check->path, "gpus");
     profile_path_item(&check->path, index);
-    if (strcmp(gpu->backend, "cuda") != 0 && strcmp(gpu->backend, "hip") != 0) {
+    if (strcmp(gpu->backend, "cuda") != 0 && strcmp(gpu->backend, "hip") != 0 &&
+        strcmp(gpu->backend, "simt") != 0) {
         profile_path_member(&check->path, "backend");
-        return FAIL(check, "must be %s", "cuda or hip");
+        return FAIL(check, "must be %s", "cuda, hip or simt");
     }
     const int rc = check_link(check, gpu, "upload_pinned_gbps", &gpu->upload_pinned_gbps);
     return rc ? rc : check_link(check, gpu, "download_pinned_gbps", &gpu->download_pinned_gbps);

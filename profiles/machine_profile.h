@@ -47,7 +47,7 @@ struct profile_kernels {
 // What computes: the CPU with its memory, or a GPU.
 struct profile_device {
     char name[96];                  // "AMD Ryzen 9 7950X"
-    char backend[16];               // "cpu", "cuda", "hip"
+    char backend[16];               // "cpu", "cuda", "hip", "simt"
     char isa[16];                   // of a CPU: the kernels that were measured, "avx2"
     uint64_t memory_bytes;          // of the device
     uint32_t cores;                 // physical; 0 for a GPU

@@ -60,10 +60,11 @@ static int measure_decode(struct probe *probe, uint64_t end_ns, struct lode_erro
         if (!make_cell(&cell, probe, contexts[i], 1))
             break;
         const struct probe_figure figure = probe_time(probe, &group, run_attention, &cell);
-        if (probe->cancelled)
-            return probe_cancelled(error);
+        int code = probe_stopped(probe, error);
+        if (code)
+            return code;
         if (figure.median > 0)
-            probe_add_point(&probe->profile->cpu.attention_decode_gbps, contexts[i],
+            probe_add_point(&probe->figures->attention_decode_gbps, contexts[i],
                             2.0 * (double)cell.copy_bytes * cell.n_calls / figure.median / 1e9,
                             figure.spread);
     }
@@ -77,23 +78,41 @@ static double prefill_flop(const struct attention_cell *cell)
     return 4 * (first + last) / 2 * cell->n_rows * PROBE_HEADS * PROBE_HEAD_SIZE;
 }
 
+#define FEW_ROWS 32
+
+// 256 of a short context, 64 of a long one: more would take seconds on a processor. On a device that is
+// slower than that, which a few rows tell, those few are all.
+static uint32_t prefill_rows(struct probe *probe, const struct probe_group *group)
+{
+    struct attention_cell cell;
+    if (probe->most_rows < 256 || !make_cell(&cell, probe, contexts[0], FEW_ROWS))
+        return FEW_ROWS;
+    if (probe->device->host_memory)
+        return 256;
+    struct probe_group pilot = {.end_ns = 0};
+    const struct probe_figure figure = probe_time(probe, &pilot, run_attention, &cell);
+    return probe_has_time(group, figure.median * 256 / FEW_ROWS * N_CONTEXTS) ? 256 : FEW_ROWS;
+}
+
 static int measure_prefill(struct probe *probe, uint64_t end_ns, struct lode_error *error)
 {
     struct probe_group group = {end_ns, N_CONTEXTS};
+    const uint32_t rows = prefill_rows(probe, &group);
     double last_s = 0, last_flop = 1;
     for (uint32_t i = 0; i < N_CONTEXTS; i++) {
         struct attention_cell cell;
-        if (!make_cell(&cell, probe, contexts[i], contexts[i] > 4096 ? 64 : 256)) // seconds, with all of 512
+        if (!make_cell(&cell, probe, contexts[i], contexts[i] > 4096 && rows > 64 ? 64 : rows))
             break;
         if (i && !probe_has_time(&group, last_s * prefill_flop(&cell) / last_flop))
             break;
         const struct probe_figure figure = probe_time(probe, &group, run_attention, &cell);
-        if (probe->cancelled)
-            return probe_cancelled(error);
+        int code = probe_stopped(probe, error);
+        if (code)
+            return code;
         last_s = figure.median;
         last_flop = prefill_flop(&cell);
         if (figure.median > 0)
-            probe_add_point(&probe->profile->cpu.attention_prefill_gflops, contexts[i],
+            probe_add_point(&probe->figures->attention_prefill_gflops, contexts[i],
                             last_flop / figure.median / 1e9, figure.spread);
     }
     return LODE_OK;
@@ -101,7 +120,7 @@ static int measure_prefill(struct probe *probe, uint64_t end_ns, struct lode_err
 
 int probe_attention(struct probe *probe, uint64_t end_ns, struct lode_error *error)
 {
-    probe_fill_blocks(probe->arena, LODE_F16, probe->arena_bytes);
+    probe_put_blocks(probe, 0, LODE_F16, probe->arena_bytes);
     const uint64_t now_ns = clock_now_ns();
     const uint64_t half_ns = end_ns > now_ns ? now_ns + (end_ns - now_ns) / 3 : now_ns;
     int code = measure_decode(probe, half_ns, error);
@@ -124,15 +143,24 @@ static void do_nothing(void *user)
     (void)user;
 }
 
-// What a pass costs by itself: to gather the threads, to let them go, and to wait until all is done.
+static void do_one(void *user)
+{
+    struct probe *probe = user;
+    const struct lode_rows row = {probe->x, 1, PROBE_HIDDEN, PROBE_HIDDEN};
+    probe->device->ops->rms_norm(probe->device, row, row, NULL, 1e-6f, 1);
+}
+
+// What a pass costs by itself: to gather the threads, to let them go, and to wait until all is done. A GPU
+// that has nothing to do answers at once, so it is given one operation, whose time is taken off again.
 static int measure_sync(struct probe *probe, struct probe_group *group, struct lode_error *error)
 {
+    const bool is_cpu = probe->device->host_memory;
     struct probe_samples samples = {.n = 0};
     const double slice_s = probe_slice_s(group);
     const uint64_t start_ns = clock_now_ns();
     do {
         const uint64_t begin_ns = clock_now_ns();
-        probe->device->ops->pass(probe->device, do_nothing, NULL);
+        probe->device->ops->pass(probe->device, is_cpu ? do_nothing : do_one, probe);
         int code = probe->device->ops->sync(probe->device, error);
         if (code)
             return code;
@@ -140,7 +168,8 @@ static int measure_sync(struct probe *probe, struct probe_group *group, struct l
         if (!probe_goes_on(probe))
             return probe_cancelled(error);
     } while (samples.n < PROBE_SAMPLES && clock_seconds_since(start_ns) < slice_s);
-    probe->profile->cpu.sync_us = probe_rounded(probe_median(&samples).median * 1e6);
+    const double us = probe_median(&samples).median * 1e6;
+    probe->figures->sync_us = probe_rounded(is_cpu ? us : us - probe->figures->operation_us);
     return LODE_OK;
 }
 
@@ -148,8 +177,9 @@ int probe_operations(struct probe *probe, uint64_t end_ns, struct lode_error *er
 {
     struct probe_group group = {end_ns, 2};
     const struct probe_figure figure = probe_time(probe, &group, run_operations, probe);
-    if (probe->cancelled)
-        return probe_cancelled(error);
-    probe->profile->cpu.operation_us = probe_rounded(figure.median / OPERATIONS * 1e6);
+    int code = probe_stopped(probe, error);
+    if (code)
+        return code;
+    probe->figures->operation_us = probe_rounded(figure.median / OPERATIONS * 1e6);
     return measure_sync(probe, &group, error);
 }

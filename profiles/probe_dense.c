@@ -78,7 +78,7 @@ bool probe_chain_make(struct probe_chain *out, struct probe *probe, enum lode_ty
                                                 .rows = shapes[i].rows,
                                                 .cols = shapes[i].cols,
                                                 .row_bytes = row_bytes};
-        probe_fill_blocks(probe->arena + out->copy_bytes, type, bytes);
+        probe_put_blocks(probe, out->copy_bytes, type, bytes);
         probe->device->ops->arrange(probe->device, &out->matrices[i]);
         out->copy_bytes += aligned(bytes);
         out->n_shapes++;
@@ -116,21 +116,28 @@ void probe_chain_run(void *user)
 
 // ---- types by rows
 
-static uint32_t row_counts(const uint32_t **out, enum probe_mode mode)
+// A GPU takes more rows to be busy, and other kernels by their number: 1, 2, 4, 8, and tiles.
+static uint32_t row_counts(const uint32_t **out, const struct probe *probe)
 {
     static const uint32_t quick[] = {1, 8, 128}, all[] = {1, 2, 4, 8, 16, 32, 64, 128, 512};
-    *out = mode == PROBE_QUICK ? quick : all;
-    return mode == PROBE_QUICK ? sizeof quick / sizeof *quick : sizeof all / sizeof *all;
+    static const uint32_t gpu_quick[] = {1, 8, 128, 512}, gpu_all[] = {1, 2, 4, 8, 32, 128, 512};
+    const bool is_quick = probe->options->mode == PROBE_QUICK, is_cpu = probe->device->host_memory;
+    *out = is_cpu ? (is_quick ? quick : all) : is_quick ? gpu_quick : gpu_all;
+    uint32_t n = is_cpu ? (is_quick ? sizeof quick : sizeof all) / sizeof *all
+                        : (is_quick ? sizeof gpu_quick : sizeof gpu_all) / sizeof *all;
+    while (n > 1 && (*out)[n - 1] > probe->most_rows)
+        n--;
+    return n;
 }
 
 static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_ns, struct lode_error *error)
 {
-    struct profile_kernels *kernels = &probe->profile->cpu.kernels[type];
+    struct profile_kernels *kernels = &probe->figures->kernels[type];
     struct probe_chain chain;
     if (!probe_chain_make(&chain, probe, type))
         return LODE_OK;
     const uint32_t *rows;
-    const uint32_t n = row_counts(&rows, probe->options->mode);
+    const uint32_t n = row_counts(&rows, probe);
     struct probe_group group = {end_ns, n};
     double last_s = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -139,8 +146,9 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
         if (i && !probe_has_time(&group, last_s * rows[i] / rows[i - 1]))
             break;
         const struct probe_figure figure = probe_time(probe, &group, probe_chain_run, &chain);
-        if (probe->cancelled)
-            return probe_cancelled(error);
+        int code = probe_stopped(probe, error);
+        if (code)
+            return code;
         last_s = figure.median;
         if (figure.median > 0)
             probe_merge_point(&kernels->dense_gbps, rows[i], probe_chain_bytes(&chain) / figure.median / 1e9,

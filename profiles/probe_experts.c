@@ -29,7 +29,7 @@ static bool make_matrix(struct lode_matrix *out, struct expert_cell *cell, enum 
     const size_t bytes = rows * row_bytes;
     if (cell->expert_bytes + bytes > cell->probe->arena_bytes)
         return false;
-    probe_fill_blocks(cell->probe->arena + cell->expert_bytes, type, bytes);
+    probe_put_blocks(cell->probe, cell->expert_bytes, type, bytes);
     cell->expert_bytes += (bytes + LODE_DEVICE_ALIGN - 1) / LODE_DEVICE_ALIGN * LODE_DEVICE_ALIGN;
     return true;
 }
@@ -81,6 +81,8 @@ static void set_rows(struct expert_cell *cell, uint32_t n_rows)
     const uint32_t most = n_rows == 1 ? DECODE_JOBS : n_rows <= 8 ? PROBE_JOBS : PROBE_JOBS / 2;
     cell->n_rows = n_rows;
     cell->n_jobs = most < cell->n_experts ? most : cell->n_experts;
+    if (cell->n_jobs > cell->probe->most_choices / n_rows)
+        cell->n_jobs = cell->probe->most_choices / n_rows;
     for (uint32_t i = 0; i < n_rows; i++)
         cell->tokens[i] = (int32_t)i;
     for (uint32_t i = 0; i < cell->n_jobs * n_rows; i++)
@@ -93,20 +95,21 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
     const bool few = probe->options->mode == PROBE_QUICK;
     const uint32_t *rows = few ? quick : all;
     const uint32_t n = few ? sizeof quick / sizeof *quick : sizeof all / sizeof *all;
-    struct profile_kernels *kernels = &probe->profile->cpu.kernels[type];
+    struct profile_kernels *kernels = &probe->figures->kernels[type];
     struct expert_cell cell;
     if (!make_experts(&cell, probe, type))
         return LODE_OK;
     struct probe_group group = {end_ns, n};
     double last_s = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n && rows[i] <= probe->most_rows; i++) {
         const uint32_t last_jobs = cell.n_jobs;
         set_rows(&cell, rows[i]);
         if (i && !probe_has_time(&group, last_s * rows[i] * cell.n_jobs / (rows[i - 1] * last_jobs)))
             break;
         const struct probe_figure figure = probe_time(probe, &group, run_experts, &cell);
-        if (probe->cancelled)
-            return probe_cancelled(error);
+        int code = probe_stopped(probe, error);
+        if (code)
+            return code;
         last_s = figure.median;
         const double bytes = ((double)cell.gate.row_bytes * cell.gate.rows * 2 +
                               (double)cell.down.row_bytes * cell.down.rows) *

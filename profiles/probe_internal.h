@@ -28,11 +28,20 @@ struct probe {
     const char *what;
     bool cancelled;
 
+    // What is measured now, and where its figures go. Its memory may be out of the host's reach.
     struct lode_device *device;
+    struct profile_device *figures;
     uint8_t *arena; // weights or K and V, larger than the caches where memory allows
     size_t arena_bytes;
     float *x, *out; // activations
     size_t x_bytes, out_bytes;
+    uint32_t most_rows;    // of activations
+    uint32_t most_choices; // rows of all experts of a call
+    uint8_t *staging;      // of the host, what is uploaded; NULL where the memory is the host's
+    size_t staging_bytes;
+    // Of the device, which is of no use from then on; 0: none.
+    int fault;
+    struct lode_error fault_error;
 };
 
 // A group of cells that share the time until end_ns.
@@ -55,6 +64,8 @@ struct probe_figure {
 // Tells the progress now and then. False: the probe is to stop.
 bool probe_goes_on(struct probe *probe);
 int probe_cancelled(struct lode_error *error);
+// 0, LODE_ERR_CANCELLED, or the device's fault.
+int probe_stopped(const struct probe *probe, struct lode_error *error);
 void probe_note(struct probe *probe, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 // The time of one of the group's cells, counted off.
@@ -67,6 +78,7 @@ void probe_sample(struct probe_samples *samples, double value);
 struct probe_figure probe_median(struct probe_samples *samples); // sorts them
 
 // The time of run(user), in seconds, within a pass of the device, repeated for a cell's time after a warm-up.
+// Of a device whose operations return before they are done it is the mean of many calls between two waits.
 struct probe_figure probe_time(struct probe *probe, struct probe_group *group, void (*run)(void *user),
                                void *user);
 
@@ -99,10 +111,25 @@ int probe_each_type(struct probe *probe, uint64_t end_ns,
 // Random blocks with scales of moderate size: no weight is infinite, tiny or not a number.
 void probe_fill_blocks(uint8_t *out, enum lode_type type, size_t bytes);
 
+// The same in the arena; a fault of the device is kept.
+void probe_put_blocks(struct probe *probe, size_t offset, enum lode_type type, size_t bytes);
+
 // Repeats the first `bytes` of the arena to its end; returns how many copies there are then.
 uint32_t probe_repeat_arena(struct probe *probe, size_t bytes);
 
-void probe_fill_floats(float *out, size_t n);
+// ---- operands: probe_operands.c
+
+// Makes arena, activations for most_rows and most_choices, and what uploads need. Released by
+// probe_operands_free, also after a failure.
+int probe_operands_make(struct probe *probe, size_t arena_bytes, struct lode_error *error);
+void probe_operands_free(struct probe *probe);
+
+void probe_fill_floats(float *out, size_t n); // -1 to 1
+
+// Bytes of the activations.
+size_t probe_operands_bytes(uint32_t most_rows, uint32_t most_choices);
+
+struct lode_limits probe_limits(uint32_t most_rows, uint32_t most_choices);
 
 // ---- the parts. Each takes its share of the time, and returns a lode_code.
 
@@ -111,6 +138,27 @@ int probe_dense(struct probe *probe, uint64_t end_ns, struct lode_error *error);
 int probe_experts(struct probe *probe, uint64_t end_ns, struct lode_error *error);
 int probe_attention(struct probe *probe, uint64_t end_ns, struct lode_error *error);
 int probe_operations(struct probe *probe, uint64_t end_ns, struct lode_error *error);
+
+// The end of a part that has `weight` of what is left until end_ns, whose weights are `all`.
+uint64_t probe_part_end(uint64_t end_ns, double weight, double all);
+
+// ---- GPUs: probe_gpu.c, probe_gpu_link.c, probe_gpus.c
+
+// Fills profile->gpus[index], of which the description is there.
+int probe_gpu(struct probe *probe, uint32_t index, uint64_t end_ns, struct lode_error *error);
+int probe_gpu_link(struct probe *probe, uint64_t end_ns, struct lode_error *error);
+
+void probe_gpu_describe(struct profile_device *out, const struct lode_gpu *about, const char *backend);
+// Those of this machine that can be used: descriptions alone.
+void probe_gpus_find(struct machine_profile *out);
+bool probe_gpu_is_executed_on_cpu(const char *backend);
+
+// What differs between the GPUs of two profiles; false: nothing.
+bool probe_gpus_differ(char *why, size_t capacity, const struct machine_profile *was,
+                       const struct machine_profile *is);
+
+void probe_tame(char *text);              // what files of profiles cannot have becomes '?'
+uint64_t probe_whole_gib(uint64_t bytes); // rounded
 
 // A chain of products as decode makes it, weights of Q4_0 from memory. It needs the arena for itself.
 struct probe_chain {

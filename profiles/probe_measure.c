@@ -12,11 +12,15 @@
 #define TELL_NS 50000000
 #define MOST_APART 1.3 // of two rounds that were disturbed alike
 
+// Of a device that works by itself: so long a batch of calls takes that waiting for it is a percent of it.
+#define BATCH_SECONDS 2e-3
+#define BATCH_CALLS 1024
+
 bool probe_goes_on(struct probe *probe)
 {
     const uint64_t now_ns = clock_now_ns();
-    if (probe->cancelled || now_ns - probe->told_ns < TELL_NS || !probe->options->on_progress)
-        return !probe->cancelled;
+    if (probe->cancelled || probe->fault || now_ns - probe->told_ns < TELL_NS || !probe->options->on_progress)
+        return !probe->cancelled && !probe->fault;
     probe->told_ns = now_ns;
     const uint64_t total_ms = (probe->end_ns - probe->start_ns) / 1000000;
     const uint64_t done_ms = (now_ns - probe->start_ns) / 1000000;
@@ -28,6 +32,15 @@ bool probe_goes_on(struct probe *probe)
 int probe_cancelled(struct lode_error *error)
 {
     return lode_fail(error, LODE_ERR_CANCELLED, "the measurement was stopped");
+}
+
+int probe_stopped(const struct probe *probe, struct lode_error *error)
+{
+    if (!probe->fault)
+        return probe->cancelled ? probe_cancelled(error) : LODE_OK;
+    if (error)
+        *error = probe->fault_error;
+    return probe->fault;
 }
 
 void probe_note(struct probe *probe, const char *format, ...)
@@ -97,6 +110,7 @@ struct timing {
     void (*run)(void *user);
     void *user;
     double slice_s;
+    uint32_t n_calls; // of a sample
     struct probe_samples samples;
 };
 
@@ -107,9 +121,23 @@ static uint32_t least_repeats(enum probe_mode mode)
 
 static double run_once(const struct timing *timing)
 {
+    struct probe *probe = timing->probe;
     const uint64_t start_ns = clock_now_ns();
-    timing->run(timing->user);
-    return clock_seconds_since(start_ns);
+    for (uint32_t i = 0; i < timing->n_calls; i++)
+        timing->run(timing->user);
+    if (!probe->device->host_memory && !probe->fault)
+        probe->fault = probe->device->ops->sync(probe->device, &probe->fault_error);
+    return clock_seconds_since(start_ns) / timing->n_calls;
+}
+
+// More calls between two waits, until waiting does not show.
+static void grow_batch(struct timing *timing, double once_s)
+{
+    while (timing->n_calls < BATCH_CALLS && once_s * timing->n_calls < BATCH_SECONDS &&
+           probe_goes_on(timing->probe)) {
+        timing->n_calls *= 4;
+        once_s = run_once(timing);
+    }
 }
 
 // The warm-up counts only when it takes half of the time or more. What takes long gets fewer repeats.
@@ -121,6 +149,8 @@ static void repeat(void *user)
     const double first_s = run_once(timing);
     if (2 * first_s > timing->slice_s)
         probe_sample(&timing->samples, first_s);
+    if (!timing->probe->device->host_memory)
+        grow_batch(timing, first_s);
     while (probe_goes_on(timing->probe) && timing->samples.n < PROBE_SAMPLES) {
         const double spent_s = clock_seconds_since(start_ns);
         const bool enough = timing->samples.n >= least && spent_s >= timing->slice_s;
@@ -133,7 +163,8 @@ static void repeat(void *user)
 struct probe_figure probe_time(struct probe *probe, struct probe_group *group, void (*run)(void *user),
                                void *user)
 {
-    struct timing timing = {.probe = probe, .run = run, .user = user, .slice_s = probe_slice_s(group)};
+    struct timing timing = {
+        .probe = probe, .run = run, .user = user, .slice_s = probe_slice_s(group), .n_calls = 1};
     probe->device->ops->pass(probe->device, repeat, &timing);
     return probe_median(&timing.samples);
 }

@@ -133,17 +133,40 @@ void probe_fill_blocks(uint8_t *out, enum lode_type type, size_t bytes)
     }
 }
 
+static void put(struct probe *probe, size_t offset, size_t bytes)
+{
+    if (!probe->fault)
+        probe->fault = probe->device->ops->upload(probe->device, probe->arena + offset, probe->staging, bytes,
+                                                  &probe->fault_error);
+}
+
+void probe_put_blocks(struct probe *probe, size_t offset, enum lode_type type, size_t bytes)
+{
+    if (probe->device->host_memory) {
+        probe_fill_blocks(probe->arena + offset, type, bytes);
+        return;
+    }
+    const size_t block_bytes = lode_type_find(type)->block_bytes;
+    const size_t whole = probe->staging_bytes / block_bytes * block_bytes;
+    const size_t piece = bytes < whole ? bytes : whole;
+    probe_fill_blocks(probe->staging, type, piece);
+    for (size_t at = 0; at < bytes; at += piece)
+        put(probe, offset + at, bytes - at < piece ? bytes - at : piece);
+}
+
+static void repeat(struct probe *probe, size_t offset, size_t bytes)
+{
+    uint8_t *to = probe->arena + offset;
+    if (probe->device->host_memory)
+        memcpy(to, probe->arena, bytes);
+    else if (!probe->fault)
+        probe->fault = probe->device->ops->copy(probe->device, to, probe->arena, bytes, &probe->fault_error);
+}
+
 uint32_t probe_repeat_arena(struct probe *probe, size_t bytes)
 {
     const uint32_t n = (uint32_t)(probe->arena_bytes / bytes);
     for (uint32_t i = 1; i < n; i++)
-        memcpy(probe->arena + i * bytes, probe->arena, bytes);
+        repeat(probe, i * bytes, bytes);
     return n;
-}
-
-void probe_fill_floats(float *out, size_t n)
-{
-    uint64_t state = 1;
-    for (size_t i = 0; i < n; i++)
-        out[i] = (float)(int32_t)draw(&state) * 0x1p-31f;
 }

@@ -1,4 +1,5 @@
 #include "tests/golden.h"
+#include "tests/test_data.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -20,6 +21,34 @@ int32_t *golden_read_ids(const char *path, size_t *out_count)
     cr_assert_gt(n, 0, "%s holds no ids", path);
     *out_count = n;
     return ids;
+}
+
+// Mean KL of llama.cpp on the quantised file against the exact logits.
+const struct golden_model golden_quantised[] = {
+    {"k-31b-BF16", 5.367e-05},     {"k-31b-F16", 1.050e-06},  {"k-31b-IQ4_NL", 7.900e-04},
+    {"k-31b-IQ4_XS", 1.452e-03},   {"k-31b-Q2_K", 1.066e-03}, {"k-31b-Q3_K_S", 1.203e-03},
+    {"k-31b-Q4_0", 5.813e-04},     {"k-31b-Q4_1", 6.355e-04}, {"k-31b-Q4_K_S", 1.231e-03},
+    {"k-31b-Q5_0", 6.986e-04},     {"k-31b-Q5_1", 6.406e-04}, {"k-31b-Q5_K_S", 1.204e-03},
+    {"k-31b-Q6_K", 1.171e-03},     {"k-31b-Q8_0", 7.138e-04}, {"k-moe-IQ4_NL", 1.412e-03},
+    {"k-moe-Q4_K_S", 1.389e-03},   {"k-moe-Q6_K", 1.884e-03}, {"m-26b-a4b-q4_0", 3.543e-02},
+    {"m-26b-a4b-q8_0", 4.594e-02}, {"m-31b-q4_0", 3.547e-03}, {"m-31b-q8_0", 3.858e-03},
+    {"m-e2b-q4_0", 4.848e-03},     {"m-e2b-q8_0", 4.873e-03}, {"m-e4b-q4_0", 6.038e-03},
+    {"m-e4b-q8_0", 7.351e-03},
+};
+const size_t golden_n_quantised = sizeof golden_quantised / sizeof *golden_quantised;
+
+bool golden_find(struct golden *out, const char *name)
+{
+    char file[128], ids[512];
+    snprintf(file, sizeof file, "golden/%s.gguf", name);
+    bool found = test_data_find(out->model, sizeof out->model, file);
+    snprintf(file, sizeof file, "golden/%s.exact.bin", name);
+    found = test_data_find(out->exact, sizeof out->exact, file) && found;
+    snprintf(file, sizeof file, "golden/%c-tokens.txt", name[0]);
+    found = test_data_find(ids, sizeof ids, file) && found;
+    if (found)
+        out->ids = golden_read_ids(ids, &out->count);
+    return found;
 }
 
 float *golden_read_floats(const char *path, size_t n)

@@ -8,6 +8,23 @@ struct distance {
     double max_difference, mean_kl, p99_kl, same_top1; // same_top1: share of the rows
 };
 
+// The quantised golden models, and how far another engine with 8-bit activations is from the exact logits:
+// its mean KL. Ours may be a quarter larger, no more.
+struct golden_model {
+    const char *name;
+    double llama_cpp_kl;
+};
+extern const struct golden_model golden_quantised[];
+extern const size_t golden_n_quantised;
+
+// The files of a golden model; false where one is not here. The caller frees ids.
+struct golden {
+    char model[512], exact[512];
+    int32_t *ids;
+    size_t count;
+};
+bool golden_find(struct golden *out, const char *name);
+
 // Reads comma-separated ids; the caller frees. Fails the test where the file cannot be read.
 int32_t *golden_read_ids(const char *path, size_t *out_count);
 

@@ -56,11 +56,12 @@ Test(cpu_device, takes_the_instruction_set_and_threads_that_it_is_told)
     device->ops->close(device);
 }
 
-Test(cpu_device, fills_every_operation)
+// Those from `memory` on are of devices without host memory.
+Test(cpu_device, fills_every_operation_of_the_host)
 {
     struct lode_device *device = open_device(1, NULL);
     const void *const *table = (const void *const *)device->ops;
-    for (size_t i = 0; i < sizeof *device->ops / sizeof *table; i++)
+    for (size_t i = 0; i < offsetof(struct lode_device_ops, memory) / sizeof *table; i++)
         cr_assert_not_null(table[i], "operation %zu", i);
     device->ops->close(device);
 }

@@ -12,47 +12,11 @@
 
 static const char *const f32_models[] = {"m-e2b-f32", "m-e4b-f32", "m-26b-a4b-f32", "m-31b-f32", "k-31b-f32"};
 
-// Mean KL of llama.cpp on the quantised file against the exact logits.
-static const struct {
-    const char *name;
-    double llama_cpp_kl;
-} quantised_models[] = {
-    {"k-31b-BF16", 5.367e-05},     {"k-31b-F16", 1.050e-06},  {"k-31b-IQ4_NL", 7.900e-04},
-    {"k-31b-IQ4_XS", 1.452e-03},   {"k-31b-Q2_K", 1.066e-03}, {"k-31b-Q3_K_S", 1.203e-03},
-    {"k-31b-Q4_0", 5.813e-04},     {"k-31b-Q4_1", 6.355e-04}, {"k-31b-Q4_K_S", 1.231e-03},
-    {"k-31b-Q5_0", 6.986e-04},     {"k-31b-Q5_1", 6.406e-04}, {"k-31b-Q5_K_S", 1.204e-03},
-    {"k-31b-Q6_K", 1.171e-03},     {"k-31b-Q8_0", 7.138e-04}, {"k-moe-IQ4_NL", 1.412e-03},
-    {"k-moe-Q4_K_S", 1.389e-03},   {"k-moe-Q6_K", 1.884e-03}, {"m-26b-a4b-q4_0", 3.543e-02},
-    {"m-26b-a4b-q8_0", 4.594e-02}, {"m-31b-q4_0", 3.547e-03}, {"m-31b-q8_0", 3.858e-03},
-    {"m-e2b-q4_0", 4.848e-03},     {"m-e2b-q8_0", 4.873e-03}, {"m-e4b-q4_0", 6.038e-03},
-    {"m-e4b-q8_0", 7.351e-03},
-};
-
-struct golden {
-    char model[512];
-    int32_t *ids;
-    size_t count;
-};
-
-static bool find_golden(struct golden *out, const char *name, char *exact, size_t capacity)
-{
-    char file[128], ids[512];
-    snprintf(file, sizeof file, "golden/%s.gguf", name);
-    bool found = test_data_find(out->model, sizeof out->model, file);
-    snprintf(file, sizeof file, "golden/%s.exact.bin", name);
-    found = test_data_find(exact, capacity, file) && found;
-    snprintf(file, sizeof file, "golden/%c-tokens.txt", name[0]);
-    found = test_data_find(ids, sizeof ids, file) && found;
-    if (found)
-        out->ids = golden_read_ids(ids, &out->count);
-    return found;
-}
-
-static struct distance measure(const struct golden *golden, const char *exact, const struct golden_run *run)
+static struct distance measure(const struct golden *golden, const struct golden_run *run)
 {
     size_t vocab;
     float *ours = golden_logits(golden->model, golden->ids, golden->count, run, &vocab);
-    float *reference = golden_read_floats(exact, golden->count * vocab);
+    float *reference = golden_read_floats(golden->exact, golden->count * vocab);
     struct distance d = golden_distance(reference, ours, golden->count, vocab);
     free(ours);
     free(reference);
@@ -85,10 +49,9 @@ static void check_f32_files(const char *isa)
     size_t done = 0;
     for (size_t m = 0; m < sizeof f32_models / sizeof *f32_models; m++) {
         struct golden golden;
-        char exact[512];
-        if (!find_golden(&golden, f32_models[m], exact, sizeof exact))
+        if (!golden_find(&golden, f32_models[m]))
             continue;
-        struct distance d = measure(&golden, exact, &run);
+        struct distance d = measure(&golden, &run);
         report(f32_models[m], &run, d);
         cr_expect_leq(d.max_difference, 5e-3, "%s, %s", f32_models[m], isa);
         cr_expect_leq(d.mean_kl, 1e-6, "%s, %s", f32_models[m], isa);
@@ -104,17 +67,16 @@ static void check_quantised_files(const char *isa)
 {
     needs_isa(isa);
     const struct golden_run run = {.threads = 2, .isa = isa, .kv = LODE_KV_F32};
-    for (size_t m = 0; m < sizeof quantised_models / sizeof *quantised_models; m++) {
-        const char *name = quantised_models[m].name;
+    for (size_t m = 0; m < golden_n_quantised; m++) {
+        const char *name = golden_quantised[m].name;
         struct golden golden;
-        char exact[512];
-        if (!find_golden(&golden, name, exact, sizeof exact)) {
+        if (!golden_find(&golden, name)) {
             fprintf(stderr, "  %-16s is not here\n", name);
             continue;
         }
-        struct distance d = measure(&golden, exact, &run);
+        struct distance d = measure(&golden, &run);
         report(name, &run, d);
-        cr_expect_leq(d.mean_kl, 1.25 * quantised_models[m].llama_cpp_kl + 1e-4, "%s, %s", name, isa);
+        cr_expect_leq(d.mean_kl, 1.25 * golden_quantised[m].llama_cpp_kl + 1e-4, "%s, %s", name, isa);
         free(golden.ids);
     }
 }
@@ -174,8 +136,7 @@ Test(golden, batch_sizes_agree)
     size_t done = 0;
     for (size_t m = 0; m < sizeof f32_models / sizeof *f32_models; m++) {
         struct golden golden;
-        char exact[512];
-        if (!find_golden(&golden, f32_models[m], exact, sizeof exact))
+        if (!golden_find(&golden, f32_models[m]))
             continue;
         static const uint32_t batches[] = {48, 1, 7};
         float *logits[3];
@@ -205,8 +166,7 @@ Test(golden, threads_agree_bit_for_bit)
                                         "m-26b-a4b-f32"};
     for (size_t m = 0; m < sizeof names / sizeof *names; m++) {
         struct golden golden;
-        char exact[512];
-        if (!find_golden(&golden, names[m], exact, sizeof exact))
+        if (!golden_find(&golden, names[m]))
             continue;
         for (uint32_t batch = 1; batch <= 48; batch += 47) {
             const struct golden_run one = {.threads = 1, .batch = batch},
@@ -230,11 +190,10 @@ Test(golden, smaller_caches_stay_near)
         double mean_kl;
     } caches[] = {{LODE_KV_F16, "F16", 1e-5}, {LODE_KV_Q8_0, "Q8_0", 2e-2}};
     struct golden golden;
-    char exact[512];
-    cr_assert(find_golden(&golden, "k-31b-F16", exact, sizeof exact));
+    cr_assert(golden_find(&golden, "k-31b-F16"));
     for (size_t c = 0; c < 2; c++) {
         const struct golden_run run = {.threads = 2, .kv = caches[c].kv};
-        struct distance d = measure(&golden, exact, &run);
+        struct distance d = measure(&golden, &run);
         fprintf(stderr, "  KV %-5s mean KL %.3e  max %.4f\n", caches[c].name, d.mean_kl, d.max_difference);
         cr_expect_leq(d.mean_kl, caches[c].mean_kl, "KV %s", caches[c].name);
     }

@@ -174,7 +174,7 @@ static const struct hostile {
     {"\"kernels\"", "dense_gbps", "expert_gbps", "cpu.kernels.Q4_0.dense_gbps", "is missing"},
     {"\"kernels\"", "\"x\":64", "\"x\":1e9", "cpu.kernels.Q4_0.dense_gbps[1].x", "rows"},
     {"\"gpus\"", "\"a GPU\"", "\"a GPU\",\"cores\":3", "gpus[0].cores", "is not known"},
-    {"\"gpus\"", "\"cuda\"", "\"vulkan\"", "gpus[0].backend", "cuda or hip"},
+    {"\"gpus\"", "\"cuda\"", "\"vulkan\"", "gpus[0].backend", "cuda, hip or simt"},
     {"\"gpus\"", "upload_pinned", "upload_pageable", "gpus[0].upload_pinned_gbps", "is missing"},
     {"\"gpus\"", "download_pinned", "download_pageable", "gpus[0].download_pinned_gbps", "is missing"},
     {"\"gpus\"", "\"a GPU\"", "\"a GPU\",\"shares_memory\":1", "gpus[0].shares_memory", "true or false"},

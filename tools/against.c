@@ -6,7 +6,7 @@
 
 static const char *const names[AGAINST_ARMS] = {
     [AGAINST_CHOSEN] = "chosen", [AGAINST_BY_LAYER] = "by-layer", [AGAINST_STATIC] = "static",
-    [AGAINST_LRU] = "lru",       [AGAINST_MMAP] = "mmap",
+    [AGAINST_LRU] = "lru",       [AGAINST_MMAP] = "mmap",         [AGAINST_GPU_LAYERS] = "gpu-layers",
 };
 
 // ---- arms
@@ -42,7 +42,7 @@ bool against_list_parse(void *target, const char *value, char *reason, size_t ca
         const enum against_arm arm = find_arm(at, len);
         if (arm == AGAINST_ARMS || arm == AGAINST_CHOSEN) {
             snprintf(reason, capacity,
-                     "must be by-layer, static, lru or mmap, or several with commas between");
+                     "must be by-layer, static, lru or mmap, or gpu-layers, or several with commas between");
             return false;
         }
         if (!holds(&list, arm))

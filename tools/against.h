@@ -11,11 +11,12 @@
 #include "tools/provenance.h"
 
 enum against_arm {
-    AGAINST_CHOSEN,   // as the command line says
-    AGAINST_BY_LAYER, // whole layers stay, by their position; as the next two without prefetch
-    AGAINST_STATIC,   // the experts that earlier runs chose most stay, whatever this run does
-    AGAINST_LRU,      // what was used longest ago leaves
-    AGAINST_MMAP,     // the files are mapped, and the kernel's page cache decides
+    AGAINST_CHOSEN,     // as the command line says
+    AGAINST_BY_LAYER,   // whole layers stay, by their position; as the next two without prefetch
+    AGAINST_STATIC,     // the experts that earlier runs chose most stay, whatever this run does
+    AGAINST_LRU,        // what was used longest ago leaves
+    AGAINST_MMAP,       // the files are mapped, and the kernel's page cache decides
+    AGAINST_GPU_LAYERS, // whole layers on GPUs, the last ones; all else as chosen
     AGAINST_ARMS,
 };
 
@@ -57,6 +58,7 @@ struct against_run {
     uint64_t peak_bytes;    // resident, of the process; within a control group that of the group
     uint64_t plan_hash;
     char policy[64], io[16], settings[512];
+    uint32_t n_gpus; // that took part
     uint32_t n_ids;
     int32_t *ids; // that were generated
 };
@@ -70,6 +72,9 @@ struct against {
     bool in_groups; // each run has a control group of its own
     bool in_present_group;
     struct against_run *runs; // [repeats][n_arms]
+    // A GPU rounds otherwise than the CPU, so that with GPUs, and only then, tokens may differ: how many are
+    // the same at the start of all runs of a round, at least. `decode` where all are.
+    uint32_t same_ids;
     bool interrupted;
     struct provenance provenance;
 };
@@ -90,7 +95,7 @@ int against_read_run(struct against_run *out, const char *text, size_t len, stru
 
 // All runs, in children of this command line. `argv` is that of the subcommand; `path` the model. Sets
 // `interrupted` after a signal. LODE_ERR_UNSUPPORTED where a control group is needed and cannot be made.
-// Other tokens than those of the round's first run fail.
+// Other tokens than those of the round's first run fail, where no GPU took part.
 int against_measure(struct against *against, const char *path, int argc, char **argv,
                     struct lode_error *error);
 void against_free(struct against *against);

@@ -40,7 +40,7 @@ static void print_arm(FILE *stream, const struct against *against, uint32_t arm)
         text_bytes(bytes, (uint64_t)weights.median);
     if (rate.n)
         snprintf(hits, sizeof hits, "%.1f%%", 100 * rate.median);
-    fprintf(stream, "%-9s", against_arm_name(against->arms[arm]));
+    fprintf(stream, "%-10s", against_arm_name(against->arms[arm]));
     print_speed(stream, &prefill);
     print_bytes(stream, &prefill_bytes);
     print_speed(stream, &decode);
@@ -55,7 +55,7 @@ static void print_ratio(FILE *stream, const struct against *against, uint32_t ar
     if (!prefill.n)
         return;
     fprintf(stream,
-            "chosen / %-9s prefill %.2fx (%.2f to %.2f), decode %.2fx (%.2f to %.2f), %" PRIu32 " %s\n",
+            "chosen / %-10s prefill %.2fx (%.2f to %.2f), decode %.2fx (%.2f to %.2f), %" PRIu32 " %s\n",
             against_arm_name(against->arms[arm]), prefill.median, prefill.least, prefill.most, decode.median,
             decode.least, decode.most, decode.n, decode.n == 1 ? "pair" : "pairs");
 }
@@ -104,7 +104,13 @@ static void print_memory(FILE *stream, const struct against *against)
 static void print_notes(FILE *stream, const struct against *against)
 {
     const struct provenance_drive *drive = &against->provenance.drive;
-    fprintf(stream, "tokens: the same in all runs of a round\n");
+    if (against->same_ids == against->decode)
+        fprintf(stream, "tokens: the same in all runs of a round\n");
+    else
+        fprintf(stream,
+                "tokens: the first %" PRIu32 " are the same in all runs of a round; then GPUs, which round "
+                "otherwise than the CPU, lead elsewhere\n",
+                against->same_ids);
     print_memory(stream, against);
     fprintf(stream, "start: %s, and no page of the model in the page cache\n",
             against->warm ? "each run from the same heat of earlier runs" : "cold, nothing of earlier runs");
@@ -125,7 +131,7 @@ static void print_notes(FILE *stream, const struct against *against)
 void against_print_table(FILE *stream, const struct against *against)
 {
     provenance_print(stream, &against->provenance);
-    fprintf(stream, "\n%-9s%12s%9s%12s%12s%9s%12s%8s%12s\n", "arm", "prefill/s", "spread", "MB/token",
+    fprintf(stream, "\n%-10s%12s%9s%12s%12s%9s%12s%8s%12s\n", "arm", "prefill/s", "spread", "MB/token",
             "decode/s", "spread", "MB/token", "hits", "weights");
     for (uint32_t arm = 0; arm < against->n_arms; arm++)
         print_arm(stream, against, arm);
@@ -243,7 +249,9 @@ int against_print_json(FILE *stream, const struct against *against)
              : against->in_present_group ? "present control group"
                                          : "the program's own");
     json_object_set_new(object, "offloaded", json_boolean(against_is_offloaded(against)));
-    json_object_set_new(object, "same_tokens", json_true()); // other tokens end the comparison
+    // Without GPUs other tokens end the comparison.
+    json_object_set_new(object, "same_tokens", json_boolean(against->same_ids == against->decode));
+    add_count(object, "same_ids", against->same_ids);
     json_object_set_new(object, "equal_memory", json_boolean(equal));
     add_count(object, "memory_apart_bytes", apart_bytes);
     json_object_set_new(object, "interrupted", json_boolean(against->interrupted));

@@ -93,6 +93,10 @@ static void apply_arm(struct model_options *options, enum against_arm arm)
 {
     if (arm == AGAINST_CHOSEN)
         return;
+    if (arm == AGAINST_GPU_LAYERS) {
+        options->gpus.placement = MODEL_PLACEMENT_BY_LAYER;
+        return;
+    }
     options->no_prefetch = true;
     options->prefetch_ranks = 0;
     options->predictor = NULL;
@@ -131,6 +135,8 @@ static void take_figures(struct against_run *run, const struct model_options *op
     const int n = snprintf(run->settings, sizeof run->settings, "arm=%s ", against_arm_name(arm));
     model_settings_write(run->settings + n, sizeof run->settings - (size_t)n, options, engine, session);
     run->plan_hash = lode_engine_plan_hash(engine);
+    struct lode_gpu_stats gpus[LODE_PLAN_GPUS];
+    run->n_gpus = (uint32_t)lode_session_gpus(session, gpus, LODE_PLAN_GPUS);
 }
 
 static int generate(struct against_run *run, struct lode_session *session, uint32_t count,

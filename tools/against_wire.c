@@ -27,6 +27,7 @@ int against_write_run(FILE *stream, const struct against_run *run)
     add_count(object, "expert_bytes", run->expert_bytes);
     add_count(object, "peak_bytes", run->peak_bytes);
     add_count(object, "plan_hash", run->plan_hash);
+    add_count(object, "gpus", run->n_gpus);
     json_object_set_new(object, "policy", json_out_text(run->policy, strlen(run->policy)));
     json_object_set_new(object, "io", json_out_text(run->io, strlen(run->io)));
     json_object_set_new(object, "settings", json_out_text(run->settings, strlen(run->settings)));
@@ -81,23 +82,25 @@ int against_read_run(struct against_run *out, const char *text, size_t len, stru
 {
     *out = (struct against_run){0};
     json_t *object = json_loadb(text, len, 0, NULL);
-    const bool good = object && get_number(&out->prefill_s, object, "prefill_s") &&
-                      get_number(&out->decode_s, object, "decode_s") &&
-                      get_number(&out->hit_rate, object, "hit_rate") &&
-                      get_flag(&out->counts_hits, object, "counts_hits") &&
-                      get_flag(&out->offloaded, object, "offloaded") &&
-                      get_count(&out->prefill_bytes, object, "prefill_bytes") &&
-                      get_count(&out->decode_bytes, object, "decode_bytes") &&
-                      get_count(&out->weights_bytes, object, "weights_bytes") &&
-                      get_count(&out->expert_bytes, object, "expert_bytes") &&
-                      get_count(&out->peak_bytes, object, "peak_bytes") &&
-                      get_count(&out->plan_hash, object, "plan_hash") &&
-                      get_text(out->policy, sizeof out->policy, object, "policy") &&
-                      get_text(out->io, sizeof out->io, object, "io") &&
-                      get_text(out->settings, sizeof out->settings, object, "settings") &&
-                      get_ids(out, object) && out->prefill_s > 0 && out->decode_s > 0;
+    uint64_t n_gpus = 0;
+    const bool good =
+        object && get_number(&out->prefill_s, object, "prefill_s") &&
+        get_number(&out->decode_s, object, "decode_s") && get_number(&out->hit_rate, object, "hit_rate") &&
+        get_flag(&out->counts_hits, object, "counts_hits") &&
+        get_flag(&out->offloaded, object, "offloaded") &&
+        get_count(&out->prefill_bytes, object, "prefill_bytes") &&
+        get_count(&out->decode_bytes, object, "decode_bytes") &&
+        get_count(&out->weights_bytes, object, "weights_bytes") &&
+        get_count(&out->expert_bytes, object, "expert_bytes") &&
+        get_count(&out->peak_bytes, object, "peak_bytes") &&
+        get_count(&out->plan_hash, object, "plan_hash") && get_count(&n_gpus, object, "gpus") &&
+        n_gpus <= LODE_PLAN_GPUS && get_text(out->policy, sizeof out->policy, object, "policy") &&
+        get_text(out->io, sizeof out->io, object, "io") &&
+        get_text(out->settings, sizeof out->settings, object, "settings") && get_ids(out, object) &&
+        out->prefill_s > 0 && out->decode_s > 0;
     json_decref(object);
     out->done = good;
+    out->n_gpus = (uint32_t)n_gpus;
     if (good)
         return LODE_OK;
     free(out->ids);

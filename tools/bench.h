@@ -67,6 +67,9 @@ struct bench_setting {
     const char *kv;
     bool offloaded;
     double read_gbps; // of the threads; 0 where it was not measured
+    struct lode_gpu_stats gpus[LODE_PLAN_GPUS];
+    size_t n_gpus;
+    uint64_t choices; // of experts, of which the GPUs' hits are a part
     struct provenance provenance;
 };
 

@@ -212,8 +212,9 @@ static struct lode_parts run_parts(const struct lode_session *session, const str
         .kernels_s = now.prefill_parts.kernels_s - before->prefill_parts.kernels_s,
         .attention_s = now.prefill_parts.attention_s - before->prefill_parts.attention_s,
         .drive_s = now.prefill_parts.drive_s - before->prefill_parts.drive_s,
+        .gpu_s = now.prefill_parts.gpu_s - before->prefill_parts.gpu_s,
     };
-    out.operations_s = run_s - out.kernels_s - out.attention_s - out.drive_s;
+    out.operations_s = run_s - out.kernels_s - out.attention_s - out.drive_s - out.gpu_s;
     return out;
 }
 
@@ -285,6 +286,7 @@ static void add_share(struct lode_parts *to, const struct lode_parts *parts, dou
     to->attention_s += parts->attention_s * scale;
     to->operations_s += parts->operations_s * scale;
     to->drive_s += parts->drive_s * scale;
+    to->gpu_s += parts->gpu_s * scale;
 }
 
 static void evaluate(struct bench_cell *cell, const struct lode_shape *shape,

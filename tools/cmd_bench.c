@@ -32,10 +32,10 @@ static const char usage[] =
     "  -d, --depth LIST      each of it after a context of so many tokens (0)\n"
     "  -r, --repeats N       rounds (3); --seed N  other random tokens (0)\n"
     "  --real-context        contexts are computed from tokens; else they are noise, which is quick\n"
-    "  --against LIST        whole runs beside baselines of the same memory: by-layer,static,lru,mmap\n"
+    "  --against LIST   whole runs beside baselines of equal memory: by-layer,static,lru,mmap,gpu-layers\n"
     "  --warm                those begin with the heat of earlier runs; --against-run ARM:N  one of them\n"
     "  --json                one JSON object instead of the table; --stats FILE  writes it to a "
-    "file\n" ROUTING_USAGE MODEL_USAGE
+    "file\n" ROUTING_USAGE MODEL_GPU_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (what was measured is told), 143 terminated.\n"
     "Examples:\n"
     "  lode bench -m gemma-4-26B-A4B-it-Q4_0.gguf -p 512,4K -d 0,32K\n"
@@ -63,13 +63,19 @@ static bool has_work(const struct bench *bench)
     return bench->decode || bench->prefills.values[bench->prefills.count - 1];
 }
 
+static bool has_arm(const struct command_state *state, enum against_arm arm)
+{
+    for (uint32_t i = 0; i < state->baselines.n; i++)
+        if (state->baselines.arms[i] == arm)
+            return true;
+    return false;
+}
+
 // What would not be the same work or the same footing for all arms is refused.
 static int check_against(const struct command_state *state)
 {
     const struct model_options *model = &state->model;
-    bool maps = state->turn.arm == AGAINST_MMAP;
-    for (uint32_t i = 0; i < state->baselines.n; i++)
-        maps = maps || state->baselines.arms[i] == AGAINST_MMAP;
+    const bool maps = state->turn.arm == AGAINST_MMAP || has_arm(state, AGAINST_MMAP);
     if (state->depth_given || state->bench.real_context)
         return message_usage(command, "--against begins with the prompt: leave out -d and --real-context");
     if (state->bench.prefills.count != 1 || !state->bench.prefills.values[0])
@@ -80,6 +86,10 @@ static int check_against(const struct command_state *state)
         return message_usage(command, "--warm and --cold contradict each other");
     if (model->trace)
         return message_usage(command, "--trace records one run: leave out --against");
+    if (model->gpus.timeline)
+        return message_usage(command, "--timeline is of one run: leave out --against");
+    if (has_arm(state, AGAINST_GPU_LAYERS) && model->gpus.placement == MODEL_PLACEMENT_BY_LAYER)
+        return message_usage(command, "gpu-layers and --placement by-layer are the same");
     if (maps && model->mirror)
         return message_usage(command, "mapped files are read from one copy: leave out --mirror");
     return EXIT_OK;
@@ -101,6 +111,7 @@ static bool parse(struct command_state *state, int argc, char **argv, int *exit_
         OPTION_IS_FLAG("warm", 0, &state->warm),
         MODEL_OPTIONS(state->model),
         ROUTING_OPTIONS(state->model),
+        MODEL_GPU_OPTIONS(state->model.gpus),
         OPTION_IS_COUNT("batch", 'b', &state->model.batch, 1, 64 << 10),
         OPTION_IS_CHOICE("kv", &state->model.kv, model_kv_choices),
         {.name = "prefill",
@@ -146,9 +157,11 @@ static int measure_peak(struct command_state *state, struct lode_error *error)
 {
     const uint64_t most_bytes = state->model.ram_bytes / 2;
     double gbps;
-    if (!state->bench.decode || (most_bytes && most_bytes < LEAST_PEAK_BYTES))
-        return LODE_OK;
-    int code = read_bandwidth_measure(&gbps, state->setting.threads, most_bytes, error);
+    // Where GPUs read weights, the rate of the threads is no measure.
+    int code = model_gpus_find(&state->model.gpus, error);
+    if (code || state->model.gpus.n || !state->bench.decode || (most_bytes && most_bytes < LEAST_PEAK_BYTES))
+        return code;
+    code = read_bandwidth_measure(&gbps, state->setting.threads, most_bytes, error);
     if (!code && gbps > state->setting.read_gbps)
         state->setting.read_gbps = gbps;
     return code;
@@ -200,6 +213,15 @@ static void note_offload(struct command_state *state)
         message_note(command, "the weights do not all fit in memory: the figures hold the waiting for reads");
 }
 
+static void take_gpus(struct command_state *state)
+{
+    struct bench_setting *setting = &state->setting;
+    struct lode_offload_stats offload;
+    lode_session_offload(state->session, &offload);
+    setting->choices = offload.choices;
+    setting->n_gpus = lode_session_gpus(state->session, setting->gpus, LODE_PLAN_GPUS);
+}
+
 static void close_model(struct command_state *state)
 {
     lode_session_close(state->session);
@@ -215,6 +237,7 @@ static int measure(struct command_state *state, struct lode_error *error)
         return code;
     note_offload(state);
     code = bench_measure(&state->bench, state->engine, state->session, error);
+    take_gpus(state);
     if (!code && (state->json || state->stats_file))
         code = find_provenance(state, error);
     close_model(state);
@@ -311,12 +334,28 @@ static int tell_against(struct command_state *state)
     return interrupt_exit_code();
 }
 
+// Wrong devices are told once and at once, not by the first child.
+static int check_gpus(struct command_state *state, struct lode_error *error)
+{
+    struct model_gpus *gpus = &state->model.gpus;
+    int code = model_gpus_check(gpus, error);
+    if (code || !has_arm(state, AGAINST_GPU_LAYERS))
+        return code;
+    code = model_gpus_find(gpus, error);
+    if (!code && !gpus->n)
+        code = lode_fail(error, LODE_ERR_ARGUMENT,
+                         "gpu-layers puts whole layers on GPUs, and this run has none (lode devices)");
+    return code;
+}
+
 static int compare(struct command_state *state, int argc, char **argv)
 {
     struct lode_error error = {0};
     struct against *against = &state->against;
     int code = settle_prefill(state, &error);
     describe_against(state);
+    if (!code && !state->turn.given)
+        code = check_gpus(state, &error);
     if (state->turn.given && !code)
         return against_make_run(&state->model, against, &state->turn, command);
     if (!code && !against->ram_bytes)

@@ -25,7 +25,8 @@ static const char usage[] =
     "  --drop-oldest      when the context is full, forget the oldest turns instead of stopping\n"
     "  --temp T  --top-k N  --top-p P  --min-p P       sampling (1, 64, 0.95, 0); --temp 0 is greedy\n"
     "  --repeat-penalty X  --repeat-window N  --seed N  --logit-bias ID=X\n" MODEL_PLAN_USAGE ROUTING_USAGE
-        MODEL_USAGE "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (without a terminal), 143 terminated.\n"
+        MODEL_GPU_USAGE MODEL_USAGE
+    "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (without a terminal), 143 terminated.\n"
     "Examples:\n"
     "  lode chat -m gemma-4-26B-A4B-it-Q4_0.gguf --think --ram 8G\n"
     "  printf 'Hello!\\nWhat did I say?\\n' | lode chat -m gemma-4-E2B-it-Q4_0.gguf --temp 0\n";
@@ -37,6 +38,7 @@ static bool parse(struct chat *chat, int argc, char **argv, int *exit_code)
         SESSION_OPTIONS(chat->model),
         ROUTING_OPTIONS(chat->model),
         SAMPLING_OPTIONS(chat->sampling),
+        MODEL_GPU_OPTIONS(chat->model.gpus),
         MODEL_PLAN_OPTION(chat->plan),
         OPTION_IS_TEXT("system", 0, &chat->system),
         OPTION_IS_COUNT("tokens", 'n', &chat->max_tokens, 1, UINT32_MAX),

@@ -33,8 +33,8 @@ static const char usage[] =
     "  --tokens IDS        file of token ids separated by commas, spaces or newlines\n"
     "  --logits OUT        file to write the logits to\n"
     "  --compare REF       file of reference logits\n"
-    "  --json              one JSON object\n"
-    "  -m, --model FILE    the same as MODEL\n" MODEL_PLAN_USAGE ROUTING_USAGE MODEL_USAGE
+    "  --json              one JSON object;  -m, --model FILE  the same as MODEL\n" MODEL_PLAN_USAGE
+        ROUTING_USAGE MODEL_GPU_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted, 143 terminated.\n"
     "Examples:\n"
     "  lode eval m.gguf -f wiki.test.raw --chunks 20\n"
@@ -84,6 +84,7 @@ static bool parse(struct eval *eval, int argc, char **argv, int *exit_code)
         SESSION_OPTIONS(eval->model),
         ROUTING_OPTIONS(eval->model),
         MODEL_PLAN_OPTION(eval->plan),
+        MODEL_GPU_OPTIONS(eval->model.gpus),
         OPTION_IS_TEXT("file", 'f', &eval->text_path),
         OPTION_IS_COUNT("chunks", 0, &eval->max_chunks, 1, UINT32_MAX),
         OPTION_IS_TEXT("tokens", 0, &eval->tokens_path),

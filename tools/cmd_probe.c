@@ -20,14 +20,16 @@ static const char command[] = "lode probe";
 static const char usage[] =
     "Usage: lode probe [--quick|--thorough] [--drive PATH|-m MODEL] [OPTION]...\n"
     "\n"
-    "Measures what the processor, its memory and the drive of the model can do, with the program's own\n"
-    "kernels and reads, in less than a minute, and keeps the result for planning. A folder is measured\n"
-    "with a file of up to 1 GB that has no name and is gone afterwards, also when interrupted.\n"
+    "Measures what the processor, its memory, the GPUs and the drive of the model can do, with the\n"
+    "program's own kernels and reads, in a minute, and keeps the result for planning. A folder is\n"
+    "measured with a file of up to 1 GB that has no name and is gone afterwards, also when interrupted.\n"
     "\n"
     "  --quick            10 seconds: fewer points, fewer repeats\n"
-    "  --thorough         5 minutes: every type of weights\n"
+    "  --thorough         5 minutes: every type of weights. Each GPU takes a quarter of the time more\n"
     "  --drive PATH       the drive of this folder or file (of $LODE_MODEL, else of the current folder)\n"
     "  -m, --model MODEL  the drive that this model lies on\n"
+    "  --devices LIST     these GPUs, as cuda0,cuda1 (all that can be used; lode devices); cpu: none.\n"
+    "                     With others than all of the machine's it needs -o\n"
     "  -t, --threads N    with so many threads (one for each core)\n"
     "  --isa auto|portable|avx2|avx2-vnni|avx512|amx\n"
     "  -o, --output FILE  write the profile to FILE, not to the user's configuration\n"
@@ -41,7 +43,7 @@ static const char usage[] =
 
 struct command_probe {
     bool quick, thorough, json, show, forget;
-    const char *drive, *model, *output;
+    const char *drive, *model, *output, *devices;
     uint32_t threads;
     int isa;
     const char *what;           // of --forget: NULL is all
@@ -50,7 +52,8 @@ struct command_probe {
 
 static int check_usage(const struct command_probe *p)
 {
-    const bool measures = p->quick || p->thorough || p->drive || p->model || p->threads || p->isa;
+    const bool measures =
+        p->quick || p->thorough || p->drive || p->model || p->threads || p->isa || p->devices;
     if (p->quick && p->thorough)
         return message_usage(command, "--quick and --thorough contradict each other");
     if (p->drive && p->model)
@@ -69,6 +72,8 @@ static int check_usage(const struct command_probe *p)
                         : p->model && !p->model[0]   ? "-m"
                         : p->output && !p->output[0] ? "-o"
                                                      : NULL;
+    if (p->devices && !p->devices[0])
+        return message_usage(command, "--devices needs names of devices");
     return empty ? message_usage(command, "%s needs a path", empty) : EXIT_OK;
 }
 
@@ -79,6 +84,7 @@ static bool parse(struct command_probe *p, int argc, char **argv, int *exit_code
         OPTION_IS_FLAG("thorough", 0, &p->thorough),
         OPTION_IS_TEXT("drive", 0, &p->drive),
         OPTION_IS_TEXT("model", 'm', &p->model),
+        OPTION_IS_TEXT("devices", 0, &p->devices),
         OPTION_IS_COUNT("threads", 't', &p->threads, 1, 1024),
         OPTION_IS_CHOICE("isa", &p->isa, model_isa_choices),
         OPTION_IS_TEXT("output", 'o', &p->output),
@@ -226,16 +232,26 @@ static const char *choose_drive(const struct command_probe *p)
     return NULL;
 }
 
-static int measure(const struct command_probe *p)
+// What is kept as this machine's must have its GPUs, and no others: a plan would be about another machine.
+static int check_gpus(const struct command_probe *p, const struct probe_gpus *gpus)
+{
+    char why[256];
+    if (p->output || probe_gpus_are_all(gpus, why, sizeof why))
+        return EXIT_OK;
+    return message_usage(command, "--devices %s: %s; name a file for this profile with -o", p->devices, why);
+}
+
+static int measure_with(const struct command_probe *p, const struct probe_gpus *gpus)
 {
     struct lode_error error = {0};
     struct machine_profile profile;
-    const struct probe_options options = {.mode = p->quick      ? PROBE_QUICK
-                                                  : p->thorough ? PROBE_THOROUGH
-                                                                : PROBE_FULL,
-                                          .threads = p->threads,
-                                          .isa = p->isa ? model_isa_choices[p->isa] : NULL,
-                                          .drive_path = choose_drive(p)};
+    struct probe_options options = {.mode = p->quick      ? PROBE_QUICK
+                                            : p->thorough ? PROBE_THOROUGH
+                                                          : PROBE_FULL,
+                                    .threads = p->threads,
+                                    .isa = p->isa ? model_isa_choices[p->isa] : NULL,
+                                    .drive_path = choose_drive(p)};
+    options.gpus = probe_gpus_list(gpus, &options.n_gpus);
     interrupt_watch(true);
     int code = machine_measure(&profile, command, &options, &error);
     if (!code)
@@ -249,6 +265,22 @@ static int measure(const struct command_probe *p)
         probe_report_print(&profile);
     char printable[sizeof p->path];
     message_note(command, "written to %s", text_printable(printable, sizeof printable, p->path));
+    return code;
+}
+
+static int measure(const struct command_probe *p)
+{
+    struct lode_error error = {0};
+    struct probe_gpus *gpus;
+    int code = probe_gpus_open(&gpus, p->devices, &error);
+    if (code == LODE_ERR_ARGUMENT)
+        return message_usage(command, "--devices: %s", error.text);
+    if (code)
+        return message_failed(command, &error);
+    code = check_gpus(p, gpus);
+    if (!code)
+        code = measure_with(p, gpus);
+    probe_gpus_close(gpus);
     return code;
 }
 

@@ -24,8 +24,7 @@ static const char command[] = "lode run";
 
 static const char usage[] =
     "Usage: lode run [-m MODEL] [-p PROMPT | -f FILE] [OPTION]...      (else the prompt is stdin)\n"
-    "  -p, --prompt TEXT     the prompt\n"
-    "  -f, --file FILE       read the prompt from a file, - is stdin\n"
+    "  -p, --prompt TEXT  -f, --file FILE      the prompt, or a file that holds it, - is stdin\n"
     "  -n, --tokens N        generate at most N tokens (256)\n"
     "  -c, --context N       tokens of the timeline (what prompt and -n need)\n"
     "  --chat                the prompt is a user's turn; with --think, and --system TEXT\n"
@@ -37,7 +36,7 @@ static const char usage[] =
     "  --no-special --no-bos special tokens in the prompt are plain text; no <bos> in front of it\n"
     "  --json                one JSON object with text, ids and figures instead of streamed text\n"
     "  --stats FILE  --explain-stalls    the figures as JSON; what the slowest tokens waited "
-    "for\n" MODEL_PLAN_USAGE ROUTING_USAGE MODEL_USAGE
+    "for\n" MODEL_PLAN_USAGE ROUTING_USAGE MODEL_GPU_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed, 2 usage, 130 interrupted (Ctrl-C), 143 terminated.\n"
     "Examples:\n"
     "  lode run -p 'Once upon a time' -n 100 --temp 0\n"
@@ -87,6 +86,7 @@ static bool parse(struct run *run, int argc, char **argv, int *exit_code)
         SESSION_OPTIONS(run->model),
         ROUTING_OPTIONS(run->model),
         SAMPLING_OPTIONS(run->sampling),
+        MODEL_GPU_OPTIONS(run->model.gpus),
         MODEL_PLAN_OPTION(run->plan),
         {.name = "prompt",
          .letter = 'p',

@@ -13,6 +13,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#define LEAST_GPU_BYTES ((uint64_t)64 << 20) // that a profile may say
+
 // ---- whether it is the same
 // --------------------------------------------------------------------------------
 
@@ -159,14 +161,12 @@ static int write_all(int fd, const char *text, size_t len)
     return 0;
 }
 
-int machine_file(struct machine *machine, bool with_drive, struct lode_error *error)
+static int write_file(struct machine *machine, const struct machine_profile *profile,
+                      struct lode_error *error)
 {
-    const uint32_t n_drives = machine->profile->n_drives;
     char *text;
     size_t len;
-    machine->profile->n_drives = with_drive && n_drives ? 1 : 0;
-    int code = machine_profile_write_text(&text, &len, machine->profile, "the machine profile", error);
-    machine->profile->n_drives = n_drives;
+    int code = machine_profile_write_text(&text, &len, profile, "the machine profile", error);
     if (code)
         return code;
     if (machine->file[0])
@@ -180,6 +180,46 @@ int machine_file(struct machine *machine, bool with_drive, struct lode_error *er
         machine->file[0] = '\0';
     }
     free(text);
+    return code;
+}
+
+// A copy that may be changed, for the caller to free.
+static struct machine_profile *copy_profile(const struct machine *machine, bool with_drive,
+                                            struct lode_error *error)
+{
+    struct machine_profile *copy = malloc(sizeof *copy);
+    if (!copy) {
+        lode_fail(error, LODE_ERR_MEMORY, "no memory for a machine profile");
+        return NULL;
+    }
+    *copy = *machine->profile;
+    copy->n_drives = with_drive && copy->n_drives ? 1 : 0;
+    return copy;
+}
+
+int machine_file(struct machine *machine, bool with_drive, struct lode_error *error)
+{
+    struct machine_profile *copy = copy_profile(machine, with_drive, error);
+    int code = copy ? write_file(machine, copy, error) : LODE_ERR_MEMORY;
+    free(copy);
+    return code;
+}
+
+int machine_file_with(struct machine *machine, bool with_drive, const uint32_t *gpus,
+                      const uint64_t *free_bytes, uint32_t n_gpus, struct lode_error *error)
+{
+    struct machine_profile *copy = copy_profile(machine, with_drive, error);
+    if (!copy)
+        return LODE_ERR_MEMORY;
+    copy->n_gpus = 0;
+    for (uint32_t i = 0; i < n_gpus && i < PROFILE_GPUS; i++) {
+        struct profile_device *gpu = &copy->gpus[copy->n_gpus++];
+        *gpu = machine->profile->gpus[gpus[i]];
+        if (free_bytes[i] && free_bytes[i] < gpu->memory_bytes)
+            gpu->memory_bytes = free_bytes[i] > LEAST_GPU_BYTES ? free_bytes[i] : LEAST_GPU_BYTES;
+    }
+    int code = write_file(machine, copy, error);
+    free(copy);
     return code;
 }
 
@@ -244,13 +284,28 @@ static void merge(struct machine_profile *fresh, const struct machine_profile *o
     free(merged);
 }
 
+// A profile that is kept as the machine's has all of its GPUs.
+static int measure_all(struct machine_profile *out, const char *command, const struct probe_options *options,
+                       struct lode_error *error)
+{
+    struct probe_gpus *gpus;
+    struct probe_options all = *options;
+    int code = probe_gpus_open(&gpus, NULL, error);
+    if (code)
+        return code;
+    all.gpus = probe_gpus_list(gpus, &all.n_gpus);
+    code = machine_measure(out, command, &all, error);
+    probe_gpus_close(gpus);
+    return code;
+}
+
 int machine_refresh(struct machine *machine, const char *command, const struct probe_options *options,
                     struct lode_error *error)
 {
     struct machine_profile *fresh = malloc(sizeof *fresh);
     if (!fresh)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a machine profile");
-    int code = machine_measure(fresh, command, options, error);
+    int code = measure_all(fresh, command, options, error);
     if (code) {
         free(fresh);
         return code;
@@ -282,7 +337,7 @@ int machine_keep(struct machine *machine, struct lode_error *error)
 static bool is_same_measurement(const struct machine_profile *a, const struct machine_profile *b)
 {
     return a->origin == PROFILE_MEASURED && strcmp(a->made, b->made) == 0 && strcmp(a->mode, b->mode) == 0 &&
-           strcmp(a->cpu.name, b->cpu.name) == 0 && a->n_drives == b->n_drives;
+           strcmp(a->cpu.name, b->cpu.name) == 0 && a->n_drives == b->n_drives && a->n_gpus == b->n_gpus;
 }
 
 int machine_learn(struct machine *machine, const struct learn_sample *sample, struct lode_error *error)

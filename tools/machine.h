@@ -40,13 +40,18 @@ void machine_close(struct machine *machine);
 // alone, or without any.
 int machine_file(struct machine *machine, bool with_drive, struct lode_error *error);
 
+// The same with these of the profile's GPUs alone, in this order, each with so much memory as is free there.
+int machine_file_with(struct machine *machine, bool with_drive, const uint32_t *gpus,
+                      const uint64_t *free_bytes, uint32_t n_gpus, struct lode_error *error);
+
 // Measures, with a progress bar and with notes in the name of `command`; what `options` says of listeners is
-// replaced.
+// replaced. The GPUs are those of the options.
 int machine_measure(struct machine_profile *out, const char *command, const struct probe_options *options,
                     struct lode_error *error);
 
-// The same for what is not the same: of a machine whose drive alone was not measured, the measurement of the
-// rest stays where it was the more thorough one, and the other drives stay in any case.
+// The same with all GPUs that can be used, for what is not the same: of a machine whose drive alone was not
+// measured, the measurement of the rest stays where it was the more thorough one, and the other drives stay
+// in any case.
 int machine_refresh(struct machine *machine, const char *command, const struct probe_options *options,
                     struct lode_error *error);
 

@@ -18,10 +18,10 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    {"run", cmd_run},     {"chat", cmd_chat},   {"info", cmd_info},   {"heat", cmd_heat},
-    {"probe", cmd_probe}, {"plan", cmd_plan},   {"tune", cmd_tune},   {"tokenize", cmd_tokenize},
-    {"eval", cmd_eval},   {"bench", cmd_bench}, {"synth", cmd_synth}, {"trace", cmd_trace},
-    {"sim", cmd_sim},
+    {"run", cmd_run},           {"chat", cmd_chat},   {"info", cmd_info},   {"devices", cmd_devices},
+    {"heat", cmd_heat},         {"probe", cmd_probe}, {"plan", cmd_plan},   {"tune", cmd_tune},
+    {"tokenize", cmd_tokenize}, {"eval", cmd_eval},   {"bench", cmd_bench}, {"synth", cmd_synth},
+    {"trace", cmd_trace},       {"sim", cmd_sim},
 };
 enum { N_SUBCOMMANDS = sizeof subcommands / sizeof *subcommands };
 
@@ -33,6 +33,7 @@ static const char usage[] =
     "  run        complete a prompt\n"
     "  chat       talk with a model, turn by turn\n"
     "  info       show what a model file holds\n"
+    "  devices    list the GPUs that there are, and why others cannot be used\n"
     "  heat       show which experts earlier runs have chosen most\n"
     "  probe      measure the machine, for planning\n"
     "  plan       say how fast a model would be on a machine, and what lies where\n"

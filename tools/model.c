@@ -109,6 +109,16 @@ static struct lode_engine_options engine_options(struct model_options *options)
     engine.ring_bytes = options->ring_bytes;
     engine.no_repack = options->no_repack;
     engine.cold = options->cold;
+    engine.devices = options->gpus.devices;
+    engine.vram_bytes = options->gpus.vram_bytes;
+    engine.placement = options->gpus.placement == MODEL_PLACEMENT_AUTO
+                           ? NULL
+                           : model_placement_choices[options->gpus.placement];
+    engine.timeline_path = options->gpus.timeline;
+    if (options->plan) {
+        engine.unit_gpu = options->plan->unit_gpu;
+        engine.n_unit_gpu = options->plan->n_unit_gpu;
+    }
     engine.heat_dir = options->heat_dir[0] ? options->heat_dir : NULL;
     engine.on_progress = on_progress;
     engine.on_note = on_note;
@@ -141,7 +151,12 @@ int model_open(struct lode_engine **out, struct model_options *options, const ch
         options->predictor = NULL;
         options->no_prefetch = true;
     }
-    int code = settle_open(options, command, error);
+    // Mapped files stay in the memory of the host, unless GPUs are asked for.
+    if (!options->gpus.devices && options->io && strcmp(model_io_choices[options->io], "mmap") == 0)
+        options->gpus.found = true;
+    int code = model_gpus_check(&options->gpus, error);
+    if (!code)
+        code = settle_open(options, command, error);
     if (code)
         return code;
     const struct lode_engine_options engine = engine_options(options);

@@ -3,6 +3,7 @@
 #define LODE_TOOLS_MODEL_H
 
 #include "core/lode.h"
+#include "tools/model_gpus.h"
 #include "tools/options.h"
 #include "tools/progress.h"
 
@@ -31,8 +32,9 @@ struct model_options {
     bool no_prefetch, no_repack, cold;
     uint32_t prefetch_ranks, queue_depth; // 0: the engine's own; these and ring_bytes
     uint64_t ring_bytes;
-    bool keeps_heat; // of the command, not of the command line
-    bool quiet;      // likewise: the engine's notes are not told
+    struct model_gpus gpus; // of the commands that take MODEL_GPU_OPTIONS
+    bool keeps_heat;        // of the command, not of the command line
+    bool quiet;             // likewise: the engine's notes are not told
     // The batch is not the command line's, but of earlier measurements or a plan: where it does not fit, the
     // default does.
     bool batch_is_tuned;

@@ -1,5 +1,6 @@
 // Which profile a run is planned with: the stored one where it is of this machine, else a quick measurement
-// where the model is large enough for that to be worth its ten seconds, else none.
+// where the model is large enough for that to be worth its ten seconds, else none. A run with a GPU that the
+// profile does not know is not planned at all, for a plan without it would be of another run.
 #include "tools/model_plan.h"
 
 #include "profiles/host_memory.h"
@@ -23,6 +24,10 @@ const char *const model_plan_choices[] = {"auto", "on", "off", NULL};
 #define WORTH_LEAST_MEMORY ((uint64_t)512 << 20)
 
 #define DEFAULT_BATCH 512 // of a session
+
+// What a quick measurement takes, and of that each GPU in addition.
+#define MEASURE_S 10
+#define MEASURE_GPU_SHARE 0.25
 
 static bool is_worth(uint64_t weight_bytes, uint64_t memory_bytes)
 {
@@ -72,8 +77,9 @@ static int find_engine(struct model_plan *plan, const struct model_options *opti
             error, LODE_ERR_UNSUPPORTED,
             "the machine was measured with the kernels for %s, and this run computes with those for %s",
             measured->isa, isa);
+    // What is learned is of the CPU and the drive, and of passes that nothing else takes part in.
     plan->teaches = plan->asked.threads == measured->threads && !options->no_repack && !options->policy &&
-                    !options->predictor && !options->mirror && !options->io;
+                    !options->predictor && !options->mirror && !options->io && !options->gpus.n;
     free(cpu);
     return code;
 }
@@ -90,6 +96,27 @@ static int make(struct model_plan *plan, const char *path, const struct lode_pla
     plan->asked = *asked;
     plan->made = true;
     return LODE_OK;
+}
+
+// The profile as a file, with the GPUs of the run.
+static int write_machine(struct model_plan *plan, struct model_options *options, struct lode_error *error)
+{
+    struct machine *machine = &plan->machine;
+    struct model_gpus *gpus = &options->gpus;
+    uint32_t index[LODE_PLAN_GPUS];
+    uint64_t free_bytes[LODE_PLAN_GPUS];
+    int code = model_gpus_find(gpus, error);
+    if (!code && gpus->n && gpus->placement == MODEL_PLACEMENT_BY_LAYER)
+        code = lode_fail(error, LODE_ERR_ARGUMENT, "--placement by-layer places by rule");
+    if (!code)
+        code = model_gpus_match(index, gpus, machine->profile, error);
+    for (size_t i = 0; i < gpus->n; i++)
+        free_bytes[i] = gpus->info[i].free_bytes;
+    plan->asked.no_gpu = !gpus->n;
+    plan->asked.vram_bytes = gpus->vram_bytes;
+    return code ? code
+                : machine_file_with(machine, machine->match == MACHINE_SAME, index, free_bytes,
+                                    (uint32_t)gpus->n, error);
 }
 
 static uint32_t known_context(const struct model_plan *plan, const struct model_options *options)
@@ -111,11 +138,10 @@ static int plan_first(struct model_plan *plan, struct model_options *options, st
                                              .heat_dir = options->heat_dir[0] ? options->heat_dir : NULL,
                                              .no_prefetch = options->no_prefetch,
                                              .ring_bytes = options->ring_bytes,
-                                             .no_gpu = true,
                                              .prompt_tokens = plan->prompt_tokens,
                                              .generated_tokens = plan->generated_tokens,
                                              .no_advice = true};
-    int code = machine_file(&plan->machine, plan->machine.match == MACHINE_SAME, error);
+    int code = write_machine(plan, options, error);
     if (!code)
         code = find_engine(plan, options, error);
     if (code)
@@ -130,6 +156,17 @@ static int plan_first(struct model_plan *plan, struct model_options *options, st
     return code;
 }
 
+// Where the units of a plan with GPUs go. Without memory for it they are placed by rule.
+static void tell_homes(struct model_plan *plan)
+{
+    const struct lode_plan *made = &plan->plan;
+    plan->unit_gpu = plan->asked.no_gpu ? NULL : calloc(made->n_units + 1u, 1);
+    plan->n_unit_gpu = plan->unit_gpu ? made->n_units : 0;
+    for (uint32_t u = 0; u < plan->n_unit_gpu; u++)
+        if (made->units[u].home >= LODE_HOME_GPU)
+            plan->unit_gpu[u] = (uint8_t)(1 + made->units[u].home - LODE_HOME_GPU);
+}
+
 // What the plan settles is what nobody else has. The threads are the engine's own choice, which is what the
 // plan was asked about.
 static void fill_in(struct model_plan *plan, struct model_options *options)
@@ -142,6 +179,7 @@ static void fill_in(struct model_plan *plan, struct model_options *options)
         options->ring_bytes = plan->plan.ring_bytes;
     if (!options->prefetch_ranks && !options->predictor) // how to guess was asked for, so guesses were
         options->no_prefetch |= !plan->plan.prefetch;
+    tell_homes(plan);
 }
 
 // ---- the machine
@@ -152,14 +190,20 @@ static int measure(struct model_plan *plan, const struct model_options *options,
                    struct lode_error *error)
 {
     struct machine *machine = &plan->machine;
-    const struct probe_options probe = {
+    struct probe_options probe = {
         .mode = PROBE_QUICK, .drive_path = options->path, .memory_bytes = options->ram_bytes / 2};
+    struct probe_gpus *gpus = NULL; // all of the machine, or the profile would not be of it
+    int code = probe_gpus_open(&gpus, NULL, error);
+    if (code)
+        return code;
+    probe.gpus = probe_gpus_list(gpus, &probe.n_gpus);
     message_note(
         command,
-        "%s; measuring it now, once, for 10 seconds, to plan with (--plan off goes without, lode probe "
+        "%s; measuring it now, once, for %g seconds, to plan with (--plan off goes without, lode probe "
         "measures more thoroughly)",
-        machine->why);
-    int code = machine_refresh(machine, command, &probe, error);
+        machine->why, MEASURE_S * (1 + MEASURE_GPU_SHARE * probe.n_gpus));
+    code = machine_refresh(machine, command, &probe, error);
+    probe_gpus_close(gpus);
     if (code)
         return code;
     struct lode_error cause = {0};
@@ -309,6 +353,9 @@ void model_plan_close(struct model_plan *plan)
 {
     lode_plan_free(&plan->plan);
     machine_close(&plan->machine);
+    free(plan->unit_gpu);
+    plan->unit_gpu = NULL;
+    plan->n_unit_gpu = 0;
     plan->made = false;
     plan->prediction.plan = NULL;
 }

@@ -25,6 +25,10 @@ struct model_plan {
     struct lode_plan plan;
     struct prediction prediction; // its plan is NULL where none was made
 
+    // Of a plan with GPUs: what it puts there, as struct lode_engine_options takes it; else NULL.
+    uint8_t *unit_gpu;
+    uint32_t n_unit_gpu;
+
     struct machine machine;
     struct lode_plan_options asked; // what the plan was made for
     uint32_t given_batch;

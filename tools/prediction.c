@@ -42,7 +42,8 @@ static struct prediction_sum one_token(const struct lode_plan_expected *at, bool
                                    .slow_s = seconds * slow,
                                    .fast_s = seconds * fast,
                                    .parts = {seconds * shares->kernels, seconds * shares->attention,
-                                             seconds * shares->operations, seconds * shares->drive}};
+                                             seconds * shares->operations, seconds * shares->drive},
+                                   .gpu_s = seconds * (shares->gpu + shares->link)};
 }
 
 static struct prediction_sum times(const struct prediction_sum *sum, double n)
@@ -52,7 +53,8 @@ static struct prediction_sum times(const struct prediction_sum *sum, double n)
                                    .slow_s = sum->slow_s * n,
                                    .fast_s = sum->fast_s * n,
                                    .parts = {sum->parts.kernels_s * n, sum->parts.attention_s * n,
-                                             sum->parts.operations_s * n, sum->parts.drive_s * n}};
+                                             sum->parts.operations_s * n, sum->parts.drive_s * n},
+                                   .gpu_s = sum->gpu_s * n};
 }
 
 static void add(struct prediction_sum *out, const struct prediction_sum *sum)
@@ -65,6 +67,7 @@ static void add(struct prediction_sum *out, const struct prediction_sum *sum)
     out->parts.attention_s += sum->parts.attention_s;
     out->parts.operations_s += sum->parts.operations_s;
     out->parts.drive_s += sum->parts.drive_s;
+    out->gpu_s += sum->gpu_s;
 }
 
 // The whole as the plan interpolates it, divided as it is around there.
@@ -164,7 +167,7 @@ void prediction_end_turn(struct prediction *prediction, const struct lode_sessio
 // ---- JSON
 // ------------------------------------------------------------------------------------------------------
 
-static json_t *parts_json(const struct learn_parts *parts, double tokens)
+static json_t *parts_json(const struct learn_parts *parts, double gpu_s, double tokens)
 {
     const double share = tokens > 0 ? 1 / tokens : 0;
     json_t *object = json_object();
@@ -172,6 +175,7 @@ static json_t *parts_json(const struct learn_parts *parts, double tokens)
     json_object_set_new(object, "attention", json_out_number(parts->attention_s * share));
     json_object_set_new(object, "operations", json_out_number(parts->operations_s * share));
     json_object_set_new(object, "drive", json_out_number(parts->drive_s * share));
+    json_object_set_new(object, "gpu", json_out_number(gpu_s * share));
     return object;
 }
 
@@ -191,8 +195,8 @@ json_t *prediction_json(const struct prediction *prediction)
     json_object_set_new(object, "prefill_tok_s", json_out_number(prediction_rate(prefill)));
     json_object_set_new(object, "prefill_low", json_out_number(prefill->tokens / prefill->slow_s));
     json_object_set_new(object, "prefill_high", json_out_number(prefill->tokens / prefill->fast_s));
-    json_object_set_new(object, "decode", parts_json(&decode->parts, decode->tokens));
-    json_object_set_new(object, "prefill", parts_json(&prefill->parts, prefill->tokens));
+    json_object_set_new(object, "decode", parts_json(&decode->parts, decode->gpu_s, decode->tokens));
+    json_object_set_new(object, "prefill", parts_json(&prefill->parts, prefill->gpu_s, prefill->tokens));
     return object;
 }
 
@@ -202,7 +206,8 @@ json_t *prediction_measured_json(const struct lode_stats *stats)
     const struct learn_parts decode = parts_since(&stats->decode_parts, &none);
     const struct learn_parts prefill = parts_since(&stats->prefill_parts, &none);
     json_t *object = json_object();
-    json_object_set_new(object, "decode", parts_json(&decode, passes_of(stats)));
-    json_object_set_new(object, "prefill", parts_json(&prefill, (double)stats->prompt_tokens));
+    json_object_set_new(object, "decode", parts_json(&decode, stats->decode_parts.gpu_s, passes_of(stats)));
+    json_object_set_new(object, "prefill",
+                        parts_json(&prefill, stats->prefill_parts.gpu_s, (double)stats->prompt_tokens));
     return object;
 }

@@ -13,6 +13,7 @@
 struct prediction_sum {
     double tokens, seconds, slow_s, fast_s;
     struct learn_parts parts;
+    double gpu_s; // of GPUs and the way to them, beyond the parts
 };
 
 // Starts as {0}, which predicts nothing.

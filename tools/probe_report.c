@@ -17,7 +17,9 @@ struct notation {
 
 static void print_x(double x, bool binary)
 {
-    if (binary && x >= 1024)
+    if (binary && x >= 1 << 20)
+        printf("  %.3gM:", x / (1 << 20));
+    else if (binary && x >= 1024)
         printf("  %.3gK:", x / 1024);
     else
         printf("  %.4g:", x);
@@ -60,6 +62,19 @@ static void print_kernels(const struct profile_device *device, bool experts, str
     }
 }
 
+static void print_link(const struct profile_device *gpu, struct notation *notation)
+{
+    if (!gpu->upload_pinned_gbps.n_points && !gpu->download_pinned_gbps.n_points)
+        return;
+    printf("link, GB/s by bytes of a copy\n");
+    notation->binary_x = true;
+    print_curve("up, pinned", &gpu->upload_pinned_gbps, notation);
+    print_curve("up, pageable", &gpu->upload_pageable_gbps, notation);
+    print_curve("down, pinned", &gpu->download_pinned_gbps, notation);
+    print_curve("down, pageable", &gpu->download_pageable_gbps, notation);
+    notation->binary_x = false;
+}
+
 static void print_device(const struct profile_device *device, struct notation *notation)
 {
     char bytes[TEXT_NUMBER_SIZE];
@@ -68,9 +83,11 @@ static void print_device(const struct profile_device *device, struct notation *n
     if (device->cores)
         printf(", %u core%s, %u thread%s, %s", device->cores, device->cores == 1 ? "" : "s", device->threads,
                device->threads == 1 ? "" : "s", device->isa);
+    else
+        printf(", %s%s", device->backend, device->shares_memory ? ", shares the memory of the CPU" : "");
     printf("\n");
     if (device->read_gbps.n_points) {
-        printf("memory, GB/s by threads\n");
+        printf(device->cores ? "memory, GB/s by threads\n" : "memory, GB/s, a copy's both ways\n");
         print_curve("read", &device->read_gbps, notation);
     }
     printf("products, GB/s of weights by rows\n");
@@ -84,7 +101,10 @@ static void print_device(const struct profile_device *device, struct notation *n
         print_curve("prefill GFLOP/s", &device->attention_prefill_gflops, notation);
     }
     notation->binary_x = false;
-    printf("small operation %.1f us, a pass %.1f us\n", device->operation_us, device->sync_us);
+    if (!device->cores)
+        print_link(device, notation);
+    printf("small operation %.1f us, %s %.1f us\n", device->operation_us,
+           device->cores ? "a pass" : "waiting for it", device->sync_us);
 }
 
 static void print_drive(const struct profile_drive *drive, struct notation *notation)

@@ -71,6 +71,31 @@ static void tell_offload(const char *command, const struct lode_stats *stats,
                  mb, 100 * offload->stall_share, peak);
 }
 
+// A line for each GPU: what it holds, and what of the choices it computed.
+static void tell_gpus(const char *command, const struct report *report,
+                      const struct lode_offload_stats *offload)
+{
+    struct lode_gpu_stats gpus[LODE_PLAN_GPUS];
+    const size_t n = lode_session_gpus(report->session, gpus, LODE_PLAN_GPUS);
+    for (size_t i = 0; i < n; i++) {
+        const struct lode_gpu_stats *gpu = &gpus[i];
+        char weights[TEXT_NUMBER_SIZE], pool[TEXT_NUMBER_SIZE], kv[TEXT_NUMBER_SIZE], moved[TEXT_NUMBER_SIZE];
+        char experts[96] = "", hits[64] = "", uploads[96] = "";
+        if (gpu->pool_slots)
+            snprintf(experts, sizeof experts, ", %" PRIu32 " of %" PRIu32 " experts in %s", gpu->pool_used,
+                     offload->experts, text_bytes(pool, gpu->pool_bytes));
+        if (offload->choices)
+            snprintf(hits, sizeof hits, ", %.1f%% of the choices computed there",
+                     100 * (double)gpu->hits / (double)offload->choices);
+        if (gpu->upload_bytes + gpu->replaced_bytes)
+            snprintf(uploads, sizeof uploads, ", %s copied to it",
+                     text_bytes(moved, gpu->upload_bytes + gpu->replaced_bytes));
+        message_note(command, "%s: %s of weights%s, KV %s%s%s", gpu->name,
+                     text_bytes(weights, gpu->pinned_bytes), experts, text_bytes(kv, gpu->kv_bytes), hits,
+                     uploads);
+    }
+}
+
 // " (predicted 9.8)", or nothing where nothing was predicted.
 static const char *predicted(char out[32], const struct report *report, bool decode)
 {
@@ -90,6 +115,7 @@ void report_line(const char *command, const struct report *report)
     lode_session_offload(report->session, &offload);
     if (offload.offloaded)
         tell_offload(command, &stats, &offload);
+    tell_gpus(command, report, &offload);
     char memory[TEXT_NUMBER_SIZE], prefill[32], decode[32];
     message_note(
         command,
@@ -110,6 +136,33 @@ static void add_number(json_t *object, const char *name, double value)
 static void add_count(json_t *object, const char *name, uint64_t value)
 {
     json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static json_t *gpu_json(const struct lode_gpu_stats *gpu, uint64_t choices)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "name", json_string(gpu->name));
+    add_count(object, "pinned_bytes", gpu->pinned_bytes);
+    add_count(object, "pool_bytes", gpu->pool_bytes);
+    add_count(object, "pool_slots", gpu->pool_slots);
+    add_count(object, "pool_used", gpu->pool_used);
+    add_count(object, "kv_bytes", gpu->kv_bytes);
+    add_count(object, "scratch_bytes", gpu->scratch_bytes);
+    add_count(object, "hits", gpu->hits);
+    add_number(object, "hit_rate", choices ? (double)gpu->hits / (double)choices : 0);
+    add_count(object, "uploads", gpu->uploads);
+    add_count(object, "upload_bytes", gpu->upload_bytes);
+    add_count(object, "replaced_bytes", gpu->replaced_bytes);
+    add_count(object, "yielded_bytes", gpu->yielded_bytes);
+    return object;
+}
+
+json_t *report_gpus_json(const struct lode_gpu_stats *gpus, size_t n, uint64_t choices)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++)
+        json_array_append_new(array, gpu_json(&gpus[i], choices));
+    return array;
 }
 
 static json_t *layer_json(const struct lode_layer_stats *layer)
@@ -159,6 +212,8 @@ static void add_word(json_t *object, const char *name, const char *word)
 
 static void add_offload(json_t *object, const struct report *report)
 {
+    struct lode_gpu_stats gpus[LODE_PLAN_GPUS];
+    const size_t n_gpus = lode_session_gpus(report->session, gpus, LODE_PLAN_GPUS);
     struct lode_offload_stats offload;
     lode_session_offload(report->session, &offload);
     json_object_set_new(object, "offloaded", json_boolean(offload.offloaded));
@@ -183,6 +238,7 @@ static void add_offload(json_t *object, const struct report *report)
     add_number(object, "disk_gbps", offload.disk_gbps);
     add_word(object, "policy", offload.policy);
     add_word(object, "io", offload.io);
+    json_object_set_new(object, "gpus", report_gpus_json(gpus, n_gpus, offload.choices));
     json_object_set_new(object, "layers", layers_json(report));
     json_object_set_new(object, "slow_tokens", slow_tokens_json(report));
 }

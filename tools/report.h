@@ -1,5 +1,5 @@
-// How a generation went: the line at the end, with another before it when weights were read from the files
-// meanwhile, what was predicted of it, and the same as JSON.
+// How a generation went: the line at the end, with others before it when weights were read from the files
+// meanwhile and for each GPU, what was predicted of it, and the same as JSON.
 #ifndef LODE_TOOLS_REPORT_H
 #define LODE_TOOLS_REPORT_H
 
@@ -24,5 +24,8 @@ const char *report_stop(const struct report *report); // "end", "length", "conte
 
 void report_line(const char *command, const struct report *report); // to stderr
 json_t *report_json(const struct report *report);                   // a new object
+
+// The list "gpus" of it; `choices` are those of decode, of which the GPUs' hits are a part.
+json_t *report_gpus_json(const struct lode_gpu_stats *gpus, size_t n, uint64_t choices);
 
 #endif

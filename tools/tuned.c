@@ -181,7 +181,9 @@ void tuned_apply(struct model_options *options, const char *command)
     bool found;
     char path[TUNED_PATH_SIZE];
     // Without a place there is nothing kept, and a model that cannot be read is told by who opens it.
-    if (options->cold || tuned_path(path, options->path, options->ram_bytes, ".json", &error))
+    // It was tuned with the devices that a run has by default.
+    if (options->cold || model_gpus_are_given(&options->gpus) ||
+        tuned_path(path, options->path, options->ram_bytes, ".json", &error))
         return;
     if (read_at(&tuned, &found, path, options->ram_bytes, &error)) {
         message_note(command, "tuned settings are left out: %s; lode tune --forget removes them", error.text);

@@ -37,9 +37,8 @@ enum { TUNED_PATH_SIZE = 4096 };
 int tuned_path(char out[TUNED_PATH_SIZE], const char *model_path, uint64_t ram_bytes, const char *suffix,
                struct lode_error *error);
 
-// Fills in what the command line left open, and tells so in a note. Damaged settings are told and left out;
-// with
-// --cold, nothing is looked for. options->path is set already.
+// Fills in what the command line left open, and tells so in a note. Damaged settings are told and left out.
+// With --cold, or where the command line names devices, nothing is looked for. options->path is set already.
 void tuned_apply(struct model_options *options, const char *command);
 
 #endif

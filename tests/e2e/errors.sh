@@ -14,6 +14,12 @@ expect_refusal 2 "must be one of f16, q8_0, f32" "--kv f8" run -p x --kv f8
 expect_refusal 2 "must be one of auto" "--isa mmx" run -p x --isa mmx
 expect_refusal 2 "must be a whole number between 0" "--seed -1" run -p x --seed -1
 expect_refusal 2 "must be ID=VALUE" "--logit-bias 5" run -p x --logit-bias 5
+expect_refusal 2 "'tpu0': .*is no device" "--devices tpu0" run -p x --devices tpu0
+expect_refusal 2 "simt0 is named twice" "--devices with one twice" run -p x --devices simt0,cpu,simt0
+expect_refusal 2 "simt0.*memory" "--devices with a size that is none" run -p x --devices simt0:memory=much
+expect_refusal 2 "must be at least 1M" "--vram 0" run -p x --vram 0
+expect_refusal 2 "must be auto or a size" "--vram much" run -p x --vram much
+expect_refusal 2 "must be one of auto, by-layer" "--placement nonsense" run -p x --placement nonsense
 expect_refusal 2 "needs a value" "-p without a value" run -p
 expect_refusal 2 "needs a value" "--temp without a value" run --temp
 expect_refusal 2 "takes no value" "--json=1" run -p x --json=1
@@ -73,6 +79,7 @@ expect_refusal 1 "99999" "a bias of a token that does not exist" run -m "$MODEL"
 
 # Files to write.
 expect_refusal 1 "cannot write .*absent/stats" "statistics into nowhere" run -m "$MODEL" -p x --stats "$WORK/absent/stats"
+expect_refusal 1 "cannot write .*absent/t.json" "a timeline into nowhere" run -m "$MODEL" -p x --timeline "$WORK/absent/t.json"
 
 # Lists of ids.
 printf '1,2,x' >"$WORK/ids"

@@ -140,7 +140,7 @@ expect_equal "$(python3 -c 'import json,sys; p=json.load(open(sys.argv[1]))
 predicted, measured = p["predicted"], p["measured_parts"]
 assert predicted["low"] <= predicted["decode_tok_s"] <= predicted["high"], predicted
 for phase in "decode", "prefill":
-    assert set(predicted[phase]) == set(measured[phase]) == {"kernels", "attention", "operations", "drive"}
+    assert set(predicted[phase]) == set(measured[phase]) == {"kernels", "attention", "operations", "drive", "gpu"}
     assert all(x >= 0 for x in list(predicted[phase].values()) + list(measured[phase].values()))
     total = sum(predicted[phase].values())
     assert abs(total * predicted[phase + "_tok_s"] - 1) < 1e-6, (phase, total, predicted)
