@@ -8,15 +8,14 @@
 #include "backends/cpu/isa.h"
 #include "backends/cpu/memory.h"
 #include "bench/report.h"
+#include "bench/words.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <unistd.h>
 
 #define TIMED_SECONDS 20e-6 // shorter calls on cached operands are timed together
@@ -57,40 +56,6 @@ static void die(const char *text)
 {
     fprintf(stderr, "kernels: %s\n", text);
     exit(1);
-}
-
-// ---- the filter ----
-
-static bool is_part_of_word(char c)
-{
-    return isalnum((unsigned char)c) || c == '_';
-}
-
-// The word stands in the line, not as a part of a longer one.
-static bool has_word(const char *line, const char *word, size_t length)
-{
-    for (const char *at = line; *at; at++)
-        if (strncasecmp(at, word, length) == 0 && (at == line || !is_part_of_word(at[-1])) &&
-            !is_part_of_word(at[length]))
-            return true;
-    return false;
-}
-
-// All words of the filter are there; of words with commas between them, one is.
-static bool matches(const char *line, const char *filter)
-{
-    while (*(filter += strspn(filter, " "))) {
-        const char *end = filter + strcspn(filter, " ");
-        bool found = false;
-        while (filter < end) {
-            size_t length = strcspn(filter, ", ");
-            found = found || (length && has_word(line, filter, length));
-            filter += length + (filter[length] == ',');
-        }
-        if (!found)
-            return false;
-    }
-    return true;
 }
 
 // ---- measuring ----
@@ -172,7 +137,7 @@ void bench_offer(struct bench *bench, const char *op, const char *type, const ch
 {
     char line[160];
     snprintf(line, sizeof line, "%-17s %-13s %-8s %s", op, type, cpu_isa_name(bench->isa), shape);
-    if (stopped || (bench->options.filter && !matches(line, bench->options.filter)))
+    if (stopped || (bench->options.filter && !words_match(line, bench->options.filter)))
         return;
     if (bench->mode == COUNT) {
         bench->n_wanted++;
