@@ -19,6 +19,17 @@ static const char *const backend_names[DEVICES_BACKENDS] = {[CUDA] = "cuda", [HI
 static const char *const vendors[DEVICES_BACKENDS] = {
     [CUDA] = "NVIDIA GPUs", [HIP] = "AMD GPUs", [SIMT] = "the CPU"};
 
+bool devices_have_driver(void)
+{
+    // NVIDIA's on a PC and on its own boards, AMD's, and either under WSL.
+    static const char *const files[] = {"/dev/nvidiactl",   "/dev/nvidia0", "/dev/nvmap",
+                                        "/dev/nvhost-ctrl", "/dev/kfd",     "/dev/dxg"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (access(files[i], F_OK) == 0)
+            return true;
+    return false;
+}
+
 // ---- shared objects
 
 static bool runs_from_build(void)

@@ -32,6 +32,10 @@ struct device_list {
     } backends[DEVICES_BACKENDS];
 };
 
+// Whether a driver of GPUs is loaded, by its device files: without one there is no GPU to find, and opening
+// the objects, of which each takes some MiB of memory, tells only why.
+bool devices_have_driver(void);
+
 // Finds everything; never fails: what is missing is in the list. simt0 and simt1, which compute on the CPU,
 // are there when their object is. Released by devices_close, after the devices that were opened from it.
 void devices_find(struct device_list *out);

@@ -196,7 +196,7 @@ int lode_devices_used(struct lode_device_info *out, size_t *out_n, size_t max, c
     struct device_choice choice;
     *out_n = 0;
     int code = device_choice_parse(&choice, devices, error);
-    if (code || (!choice.n && !choice.by_default))
+    if (code || (choice.by_default ? !devices_have_driver() : !choice.n))
         return code;
     devices_find(&list);
     code = device_choice_find(&choice, &list, error);

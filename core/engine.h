@@ -111,6 +111,10 @@ void engine_gpus_close(struct lode_engine *engine);
 int engine_gpus_place(struct lode_engine *engine, uint32_t context, uint32_t batch,
                       enum lode_kv_format format, struct lode_error *error);
 
+// Whether K and V of so long a context would take little of each GPU.
+bool engine_gpus_are_roomy(const struct lode_engine *engine, uint32_t context, uint32_t batch,
+                           enum lode_kv_format format);
+
 // Makes room on the GPUs for another session: copies of experts give way.
 int engine_gpus_make_room(struct lode_engine *engine, uint32_t context, uint32_t batch,
                           enum lode_kv_format format, struct lode_error *error);

@@ -112,7 +112,8 @@ int engine_gpus_open(struct lode_engine *engine, struct lode_error *error)
     int rc = device_choice_parse(&gpus->choice, engine->options.devices, error);
     if (rc)
         return rc;
-    const bool wanted = gpus->choice.by_default ? !engine->mapped : gpus->choice.n > 0;
+    const bool wanted =
+        gpus->choice.by_default ? !engine->mapped && devices_have_driver() : gpus->choice.n > 0;
     if (!wanted)
         return check_gpu_options(engine, error);
     gpus->list = malloc(sizeof *gpus->list);
@@ -409,6 +410,18 @@ struct homes_bounds engine_host_bounds(const struct lode_engine *engine)
 bool engine_spares_experts(const struct lode_engine *engine)
 {
     return engine->gpus.unit_gpu && experts_beside_gpus(engine) > 0;
+}
+
+// Of a ceiling, for K and V of a context that nobody asked for.
+#define ROOMY_SHARE 8
+
+bool engine_gpus_are_roomy(const struct lode_engine *engine, uint32_t context, uint32_t batch,
+                           enum lode_kv_format format)
+{
+    for (uint32_t g = 0; g < engine->gpus.n; g++)
+        if (gpu_kv_bytes(engine, g, context, batch, format) > engine->gpus.ceiling_bytes[g] / ROOMY_SHARE)
+            return false;
+    return true;
 }
 
 int engine_gpus_make_room(struct lode_engine *engine, uint32_t context, uint32_t batch,

@@ -15,17 +15,16 @@ static const struct gemma_layer *first_moe(const struct gemma_model *model)
     return NULL;
 }
 
-// The GPU of the profile that is this device: the n-th of its backend, as its name says ("cuda1").
-static const struct profile_device *find_gpu(const struct machine_profile *profile, const char *name)
+// The profile's GPUs are the engine's, in its order; another kind of GPU in that place tells that it is not
+// so.
+static const struct profile_device *gpu_of(const struct machine_profile *profile, uint32_t g,
+                                           const char *name)
 {
-    uint32_t seen = 0;
     const size_t letters = strcspn(name, "0123456789");
-    const unsigned long index = strtoul(name + letters, NULL, 10);
-    for (uint32_t g = 0; g < profile->n_gpus; g++)
-        if (strlen(profile->gpus[g].backend) == letters &&
-            strncmp(profile->gpus[g].backend, name, letters) == 0 && seen++ == index)
-            return &profile->gpus[g];
-    return NULL;
+    if (g >= profile->n_gpus || strlen(profile->gpus[g].backend) != letters ||
+        strncmp(profile->gpus[g].backend, name, letters) != 0)
+        return NULL;
+    return &profile->gpus[g];
 }
 
 int engine_rates_read(struct expert_rates *out_host, struct residency_gpu *gpus,
@@ -41,7 +40,7 @@ int engine_rates_read(struct expert_rates *out_host, struct residency_gpu *gpus,
     const int rc = machine_profile_read(profile, engine->options.profile_path, error);
     const uint64_t bytes = engine->model.units.units[layer->first_expert_unit].bytes;
     for (uint32_t g = 0; g < engine->gpus.n && !rc; g++) {
-        const struct profile_device *gpu = find_gpu(profile, engine->gpus.devices[g]->name);
+        const struct profile_device *gpu = gpu_of(profile, g, engine->gpus.devices[g]->name);
         if (gpu)
             gpus[g].rates = expert_rates_of(gpu, layer->expert_gate_type, bytes);
     }

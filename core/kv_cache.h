@@ -7,7 +7,7 @@
 #include "core/gemma4.h"
 
 // On a GPU a cache begins small and grows with the timeline, for until then experts use the room.
-#define KV_CACHE_FIRST_TOKENS 1024
+#define KV_CACHE_FIRST_TOKENS 256
 
 struct kv_cache {
     struct lode_device **devices; // [n_layers] where a layer's cache is

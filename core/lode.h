@@ -240,7 +240,8 @@ struct lode_engine_options {
     const uint8_t *unit_gpu; // [n_unit_gpu] of a plan: LODE_HOME_GPU + g as 1 + g, else 0; copied
     uint32_t n_unit_gpu;
     // A machine profile that has been measured (lode probe), by which a prompt's experts are copied to a GPU
-    // where that is faster than computing them on the CPU; NULL: they never are.
+    // where that is faster than computing them on the CPU; NULL: they never are. Its GPUs are those of the
+    // engine, in the same order.
     const char *profile_path;
     const char *timeline_path; // a file of Chrome's trace format, written when the engine closes; NULL: none
     const char *heat_dir;      // where it is kept from run to run how often experts are chosen; NULL: nowhere

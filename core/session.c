@@ -22,14 +22,15 @@ static uint64_t needed_bytes(const struct lode_engine *engine, uint32_t context,
            model->hparams.vocab * sizeof(float);
 }
 
-// The longest context that fits; 0 where none does.
+// The longest context that fits, and, where nobody asked for one, takes little of GPUs; 0 where none does.
 static uint32_t longest_context(const struct lode_engine *engine, uint32_t limit, uint32_t batch,
-                                enum lode_kv_format format, uint64_t available)
+                                enum lode_kv_format format, uint64_t available, bool asked)
 {
     uint32_t fits = 0, beyond = limit + 1;
     while (beyond - fits > 1) {
         uint32_t middle = fits + (beyond - fits) / 2;
-        if (needed_bytes(engine, middle, batch, format) <= available)
+        if (needed_bytes(engine, middle, batch, format) <= available &&
+            (asked || middle <= batch || engine_gpus_are_roomy(engine, middle, batch, format)))
             fits = middle;
         else
             beyond = middle;
@@ -47,7 +48,7 @@ static int plan_context(uint32_t *out, const struct lode_engine *engine, uint32_
                          limit);
     const struct session_room room = engine_session_room(engine);
     const uint64_t most = asked ? room.at_most_bytes : room.comfortable_bytes;
-    const uint32_t longest = longest_context(engine, limit, batch, format, most);
+    const uint32_t longest = longest_context(engine, limit, batch, format, most, asked != 0);
     *out = asked ? asked : longest;
     if (*out && *out <= longest)
         return 0;

@@ -42,8 +42,10 @@ void probe_gpu_describe(struct profile_device *out, const struct lode_gpu *about
 void probe_gpus_find(struct machine_profile *out)
 {
     struct device_list list;
-    devices_find(&list);
     out->n_gpus = 0;
+    if (!devices_have_driver())
+        return;
+    devices_find(&list);
     for (uint32_t i = 0; i < list.n && out->n_gpus < PROFILE_GPUS; i++)
         if (is_of_machine(&list, &list.found[i]))
             probe_gpu_describe(&out->gpus[out->n_gpus++], &list.found[i].gpu,
@@ -110,7 +112,8 @@ int probe_gpus_open(struct probe_gpus **out, const char *names, struct lode_erro
     struct probe_gpus *gpus = *out = calloc(1, sizeof *gpus);
     if (!gpus)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a list of GPUs");
-    devices_find(&gpus->list);
+    if (names || devices_have_driver())
+        devices_find(&gpus->list);
     int code = names ? open_named(gpus, names, error) : open_all(gpus, error);
     if (code) {
         probe_gpus_close(gpus);

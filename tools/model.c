@@ -115,6 +115,8 @@ static struct lode_engine_options engine_options(struct model_options *options)
                            ? NULL
                            : model_placement_choices[options->gpus.placement];
     engine.timeline_path = options->gpus.timeline;
+    if (options->plan && options->plan->made && options->gpus.n)
+        engine.profile_path = options->plan->machine.file;
     if (options->plan) {
         engine.unit_gpu = options->plan->unit_gpu;
         engine.n_unit_gpu = options->plan->n_unit_gpu;
