@@ -1,9 +1,8 @@
 // Free memory by the driver's management library (NVML), which every driver brings and which does not open
 // the GPU: asking the CUDA runtime takes a few hundred MB of the very memory that is asked for, on every GPU
-// that is only looked at. The runtime is asked where the library is not.
+// that is only looked at.
 #include "backends/cuda/free_memory.h"
 
-#include <cuda_runtime.h>
 #include <dlfcn.h>
 
 // From nvml.h, as it has been since 2012.
@@ -30,23 +29,12 @@ static bool ask_nvml(uint64_t *out, void *library, const char *pci)
     return known;
 }
 
-uint64_t cuda_free_memory(uint32_t index, const char *pci)
+uint64_t cuda_free_memory(const char *pci)
 {
     uint64_t bytes = 0;
     void *library = dlopen("libnvidia-ml.so.1", RTLD_LAZY | RTLD_LOCAL);
     const bool known = library && ask_nvml(&bytes, library, pci);
     if (library)
         dlclose(library);
-    if (known)
-        return bytes;
-    int previous = 0;
-    size_t free_bytes = 0, total_bytes = 0;
-    const bool had_one = cudaGetDevice(&previous) == cudaSuccess;
-    if (cudaSetDevice(static_cast<int>(index)) != cudaSuccess ||
-        cudaMemGetInfo(&free_bytes, &total_bytes) != cudaSuccess)
-        free_bytes = 0;
-    if (had_one)
-        cudaSetDevice(previous);
-    cudaGetLastError();
-    return free_bytes;
+    return known ? bytes : 0;
 }

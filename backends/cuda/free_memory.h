@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-// Bytes; 0: not known. pci: "0000:01:00.0".
-uint64_t cuda_free_memory(uint32_t index, const char *pci);
+// Bytes; 0: not known without asking the runtime. pci: "0000:01:00.0".
+uint64_t cuda_free_memory(const char *pci);
 
 #endif

@@ -9,15 +9,12 @@
 
 #define GPU_API(name) cuda##name
 typedef cudaError_t vendor_status;
-static uint32_t features_of(const struct lode_gpu *gpu);
-extern const char gpu_runtime_name[];
+typedef cudaDeviceProp vendor_properties;
 #include "backends/gpu/vendor_runtime.h"
 
-#define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
-
 extern const char gpu_runtime_name[] = "cuda";
-extern const char gpu_runtime_toolkit[] = "CUDA " TEXT(__CUDACC_VER_MAJOR__) "." TEXT(__CUDACC_VER_MINOR__);
+extern const char gpu_runtime_toolkit[] =
+    "CUDA " VENDOR_TEXT(__CUDACC_VER_MAJOR__) "." VENDOR_TEXT(__CUDACC_VER_MINOR__);
 extern const char gpu_runtime_architectures[] = LODE_CUDA_ARCHITECTURES;
 
 // ---- which code a GPU runs
@@ -74,19 +71,6 @@ static int explain(vendor_status status, struct lode_error *error)
     return lode_fail(error, LODE_ERR_UNSUPPORTED, "CUDA does not start: %s", cudaGetErrorString(status));
 }
 
-int gpu_runtime_count(uint32_t *out, struct lode_error *error)
-{
-    int n = 0;
-    *out = 0;
-    const vendor_status status = cudaGetDeviceCount(&n);
-    if (status == VENDOR_OK && n == 0)
-        return explain(cudaErrorNoDevice, error);
-    if (status != VENDOR_OK)
-        return explain(status, error);
-    *out = static_cast<uint32_t>(n);
-    return LODE_OK;
-}
-
 static int attribute(uint32_t index, cudaDeviceAttr what)
 {
     int value = 0;
@@ -95,35 +79,11 @@ static int attribute(uint32_t index, cudaDeviceAttr what)
     return value;
 }
 
-int gpu_runtime_describe(struct lode_gpu *out, uint32_t index, struct lode_error *error)
+static void describe_own(struct lode_gpu *out, uint32_t index, const vendor_properties *properties)
 {
-    *out = {};
-    uint32_t n;
-    const int code = gpu_runtime_count(&n, error);
-    if (code != LODE_OK)
-        return code;
-    if (index >= n)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "there is no cuda%u; there are %u", index, n);
-    cudaDeviceProp properties = {};
-    const vendor_status status = cudaGetDeviceProperties(&properties, static_cast<int>(index));
-    if (status != VENDOR_OK)
-        return explain(status, error);
-
-    const uint32_t capability = static_cast<uint32_t>(properties.major * 10 + properties.minor);
-    int driver = 0, runtime = 0;
-    cudaDriverGetVersion(&driver);
-    cudaRuntimeGetVersion(&runtime);
-    snprintf(out->name, sizeof out->name, "%.*s", static_cast<int>(sizeof out->name - 1), properties.name);
+    const uint32_t capability = static_cast<uint32_t>(properties->major * 10 + properties->minor);
     snprintf(out->architecture, sizeof out->architecture, "sm_%u", capability);
-    snprintf(out->pci, sizeof out->pci, "%04x:%02x:%02x.0", properties.pciDomainID & 0xffff,
-             properties.pciBusID & 0xff, properties.pciDeviceID & 0xff);
-    out->memory_bytes = properties.totalGlobalMem;
-    out->free_bytes = cuda_free_memory(index, out->pci);
-    out->multiprocessors = static_cast<uint32_t>(properties.multiProcessorCount);
-    out->driver = static_cast<uint32_t>(driver);
-    out->runtime = static_cast<uint32_t>(runtime);
-    out->shares_memory = properties.integrated;
+    out->free_bytes = cuda_free_memory(out->pci);
     out->has_display = attribute(index, cudaDevAttrKernelExecTimeout); // which the driver sets for displays
     out->is_built = code_for(capability) != 0;
-    return LODE_OK;
 }

@@ -1,6 +1,7 @@
 // runtime.h over a vendor's runtime. CUDA's and HIP's have the same functions under two prefixes, so that
 // this is written once: GPU_API(Malloc) is cudaMalloc or hipMalloc. Included by backends/cuda/runtime.cc and
-// backends/hip/runtime.cc, which define GPU_API, vendor_status and what the two do not share.
+// backends/hip/runtime.cc, which define GPU_API, vendor_status and vendor_properties before, the three names
+// at the end of runtime.h, and the functions that are declared below.
 //
 // Faults: a failed launch stays in the runtime's "last error" until somebody asks, and a failed kernel comes
 // back from every later call. Both are noted in the context when they are seen; "not ready", which asking an
@@ -22,6 +23,24 @@ struct gpu_context {
 };
 
 #define VENDOR_OK GPU_API(Success)
+
+// "12" where x is defined as 12.
+#define VENDOR_TEXT_OF(x) #x
+#define VENDOR_TEXT(x) VENDOR_TEXT_OF(x)
+
+// ---- of the vendor's file
+
+// Fails with the reason why the runtime does not start, or has no device.
+static int explain(vendor_status status, struct lode_error *error);
+
+// What the two ask for in ways of their own: architecture, free_bytes (0: only the runtime knows),
+// has_display, is_built. The rest of *out is written.
+static void describe_own(struct lode_gpu *out, uint32_t index, const vendor_properties *properties);
+
+// GPU_HAS_* of the code that the GPU runs.
+static uint32_t features_of(const struct lode_gpu *gpu);
+
+// ---- faults
 
 static const char *vendor_text(vendor_status status)
 {
@@ -235,7 +254,69 @@ float gpu_event_between_ms(struct gpu_context *context, gpu_event first, gpu_eve
     return status == VENDOR_OK ? ms : 0;
 }
 
-// ---- what both open alike
+// ---- what there is
+
+int gpu_runtime_count(uint32_t *out, struct lode_error *error)
+{
+    int n = 0;
+    *out = 0;
+    const vendor_status status = GPU_API(GetDeviceCount)(&n);
+    if (status == VENDOR_OK && n <= 0)
+        return explain(GPU_API(ErrorNoDevice), error);
+    if (status != VENDOR_OK)
+        return explain(status, error);
+    *out = static_cast<uint32_t>(n);
+    return LODE_OK;
+}
+
+// Asking opens the GPU, which takes memory of it.
+static uint64_t free_bytes_by_runtime(uint32_t index)
+{
+    int previous = 0;
+    size_t free_bytes = 0, total_bytes = 0;
+    const bool had_one = GPU_API(GetDevice)(&previous) == VENDOR_OK;
+    if (GPU_API(SetDevice)(static_cast<int>(index)) != VENDOR_OK ||
+        GPU_API(MemGetInfo)(&free_bytes, &total_bytes) != VENDOR_OK)
+        free_bytes = 0;
+    if (had_one)
+        (void)GPU_API(SetDevice)(previous);
+    (void)GPU_API(GetLastError)();
+    return free_bytes;
+}
+
+int gpu_runtime_describe(struct lode_gpu *out, uint32_t index, struct lode_error *error)
+{
+    *out = {};
+    uint32_t n;
+    const int code = gpu_runtime_count(&n, error);
+    if (code != LODE_OK)
+        return code;
+    if (index >= n)
+        return lode_fail(error, LODE_ERR_ARGUMENT, "there is no %s%u; there are %u", gpu_runtime_name, index,
+                         n);
+    vendor_properties properties = {};
+    const vendor_status status = GPU_API(GetDeviceProperties)(&properties, static_cast<int>(index));
+    if (status != VENDOR_OK)
+        return explain(status, error);
+
+    int driver = 0, runtime = 0;
+    (void)GPU_API(DriverGetVersion)(&driver);
+    (void)GPU_API(RuntimeGetVersion)(&runtime);
+    snprintf(out->name, sizeof out->name, "%.*s", static_cast<int>(sizeof out->name - 1), properties.name);
+    snprintf(out->pci, sizeof out->pci, "%04x:%02x:%02x.0", properties.pciDomainID & 0xffff,
+             properties.pciBusID & 0xff, properties.pciDeviceID & 0xff);
+    out->memory_bytes = properties.totalGlobalMem;
+    out->multiprocessors = static_cast<uint32_t>(properties.multiProcessorCount);
+    out->driver = static_cast<uint32_t>(driver);
+    out->runtime = static_cast<uint32_t>(runtime);
+    out->shares_memory = properties.integrated;
+    describe_own(out, index, &properties);
+    if (!out->free_bytes)
+        out->free_bytes = free_bytes_by_runtime(index);
+    return LODE_OK;
+}
+
+// ---- a device that is opened
 
 static struct gpu_context *make_context(uint32_t index)
 {

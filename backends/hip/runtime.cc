@@ -11,18 +11,15 @@
 #define hipHostAllocPortable hipHostMallocPortable
 #define hipFreeHost hipHostFree
 typedef hipError_t vendor_status;
-static uint32_t features_of(const struct lode_gpu *gpu);
-extern const char gpu_runtime_name[];
+typedef hipDeviceProp_t vendor_properties;
 #include "backends/gpu/vendor_runtime.h"
 
 #include <errno.h>
 #include <unistd.h>
 
-#define TEXT_OF(x) #x
-#define TEXT(x) TEXT_OF(x)
-
 extern const char gpu_runtime_name[] = "hip";
-extern const char gpu_runtime_toolkit[] = "HIP " TEXT(HIP_VERSION_MAJOR) "." TEXT(HIP_VERSION_MINOR);
+extern const char gpu_runtime_toolkit[] =
+    "HIP " VENDOR_TEXT(HIP_VERSION_MAJOR) "." VENDOR_TEXT(HIP_VERSION_MINOR);
 extern const char gpu_runtime_architectures[] = LODE_HIP_ARCHITECTURES;
 
 // Whether a word is among words with blanks between them.
@@ -66,19 +63,6 @@ static int explain(vendor_status status, struct lode_error *error)
     return lode_fail(error, LODE_ERR_UNSUPPORTED, "HIP does not start: %s", hipGetErrorString(status));
 }
 
-int gpu_runtime_count(uint32_t *out, struct lode_error *error)
-{
-    int n = 0;
-    *out = 0;
-    const vendor_status status = hipGetDeviceCount(&n);
-    if (status == VENDOR_OK && n <= 0)
-        return explain(hipErrorNoDevice, error);
-    if (status != VENDOR_OK)
-        return explain(status, error);
-    *out = static_cast<uint32_t>(n);
-    return LODE_OK;
-}
-
 // A number that the driver tells of a GPU in a file of its own.
 static bool read_number(uint64_t *out, const char *pci, const char *what)
 {
@@ -93,55 +77,22 @@ static bool read_number(uint64_t *out, const char *pci, const char *what)
     return known;
 }
 
-static uint64_t free_bytes_of(uint32_t index, const char *pci)
+static uint64_t free_bytes_of(const char *pci)
 {
     uint64_t total, used;
     if (read_number(&total, pci, "mem_info_vram_total") && read_number(&used, pci, "mem_info_vram_used"))
         return total > used ? total - used : 0;
-    int previous = 0;
-    size_t free_bytes = 0, total_bytes = 0;
-    const bool had_one = hipGetDevice(&previous) == hipSuccess;
-    if (hipSetDevice(static_cast<int>(index)) != hipSuccess ||
-        hipMemGetInfo(&free_bytes, &total_bytes) != hipSuccess)
-        free_bytes = 0;
-    if (had_one)
-        (void)hipSetDevice(previous);
-    (void)hipGetLastError();
-    return free_bytes;
+    return 0;
 }
 
-int gpu_runtime_describe(struct lode_gpu *out, uint32_t index, struct lode_error *error)
+static void describe_own(struct lode_gpu *out, uint32_t, const vendor_properties *properties)
 {
-    *out = {};
-    uint32_t n;
-    const int code = gpu_runtime_count(&n, error);
-    if (code != LODE_OK)
-        return code;
-    if (index >= n)
-        return lode_fail(error, LODE_ERR_ARGUMENT, "there is no hip%u; there are %u", index, n);
-    hipDeviceProp_t properties = {};
-    const vendor_status status = hipGetDeviceProperties(&properties, static_cast<int>(index));
-    if (status != VENDOR_OK)
-        return explain(status, error);
-
-    int driver = 0, runtime = 0;
     uint64_t boot_vga = 0;
-    (void)hipDriverGetVersion(&driver);
-    (void)hipRuntimeGetVersion(&runtime);
-    snprintf(out->name, sizeof out->name, "%.*s", static_cast<int>(sizeof out->name - 1), properties.name);
     // "gfx906:sramecc+:xnack-"
-    const int length = static_cast<int>(strcspn(properties.gcnArchName, ":"));
+    const int length = static_cast<int>(strcspn(properties->gcnArchName, ":"));
     snprintf(out->architecture, sizeof out->architecture, "%.*s", length < 15 ? length : 15,
-             properties.gcnArchName);
-    snprintf(out->pci, sizeof out->pci, "%04x:%02x:%02x.0", properties.pciDomainID & 0xffff,
-             properties.pciBusID & 0xff, properties.pciDeviceID & 0xff);
-    out->memory_bytes = properties.totalGlobalMem;
-    out->free_bytes = free_bytes_of(index, out->pci);
-    out->multiprocessors = static_cast<uint32_t>(properties.multiProcessorCount);
-    out->driver = static_cast<uint32_t>(driver);
-    out->runtime = static_cast<uint32_t>(runtime);
-    out->shares_memory = properties.integrated;
+             properties->gcnArchName);
+    out->free_bytes = free_bytes_of(out->pci);
     out->has_display = read_number(&boot_vga, out->pci, "boot_vga") && boot_vga; // what the firmware shows
     out->is_built = has_word(LODE_HIP_ARCHITECTURES, out->architecture);
-    return LODE_OK;
 }
