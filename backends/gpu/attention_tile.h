@@ -12,16 +12,10 @@
 #include "backends/gpu/kv_cache.h"
 
 // How many blocks a multiprocessor shall hold. Without being told nvcc takes 160 to 200 registers a thread,
-// and a block waits for memory alone; with 128 some sums are spilled once in 32 keys. HIP means waves by the
-// number, and AMD's GPUs have more registers.
-#if defined LODE_GPU_CUDA
-#define ATTENTION_BLOCK(threads, blocks) __launch_bounds__(threads, blocks)
-#else
-#define ATTENTION_BLOCK(threads, blocks) GPU_BLOCK(threads)
-#endif
+// and a block waits for memory alone; with 128 some sums are spilled once in 32 keys.
+#define ATTENTION_BLOCKS(groups, dims) ((groups) == 8 ? 2 : (dims) > 256 ? 3 : 4)
 
-#define ATTENTION_KEYS 32         // that a block takes at a time, a lane each in the softmax
-#define ATTENTION_KEYS_OF_GROUP 4 // whose scores for 8 queries a group makes at a time, one a lane
+#define ATTENTION_KEYS 32 // that a block takes at a time, a lane each in the softmax
 
 struct attention_shape {
     size_t out_stride, q_stride;
@@ -36,11 +30,23 @@ struct attention_span {
     uint32_t begin, end;
 };
 
+// The positions that a query sees which sees none from `end` on.
+GPU_FN attention_span attention_span_to(const attention_shape &shape, uint32_t end)
+{
+    return {shape.window && end > shape.window ? end - shape.window : 0, end};
+}
+
 // The positions that a query sees.
 GPU_FN attention_span attention_span_of(const attention_shape &shape, uint32_t query)
 {
-    const uint32_t end = shape.first_position + query / shape.group + 1;
-    return {shape.window && end > shape.window ? end - shape.window : 0, end};
+    return attention_span_to(shape, shape.first_position + query / shape.group + 1);
+}
+
+// Keys whose scores for 8 queries a group makes at a time: one score a lane, but for keys of 2 KiB, of which
+// a lane has registers for two.
+template <enum lode_kv_format FORMAT, uint32_t DIMS> GPU_FN constexpr uint32_t attention_group_keys()
+{
+    return FORMAT == LODE_CACHE_F32 && DIMS > 256 ? 2 : 4;
 }
 
 // Where the values of a query lie in rows of q and out.
@@ -146,8 +152,8 @@ GPU_FN void attention_load(float *out, const char *row, uint32_t at)
     }
 }
 
-// Lane l gets the sum over all lanes of what each has in values[l]: at every step a lane keeps half of its
-// sums and hands the other half over, 31 exchanges for 32 sums.
+// Lane l gets the sum, over the 2 HALF lanes that it is among, of what each has in values[l % (2 HALF)]: at
+// every step a lane keeps half of its sums and hands the other half over, 31 exchanges for 32 sums.
 template <uint32_t HALF> GPU_FN float attention_transposed_sum(float (&values)[2 * HALF], uint32_t lane)
 {
     const bool upper = lane & HALF;
@@ -170,30 +176,31 @@ GPU_FN uint32_t attention_query_place(uint32_t dim)
     return (dim & ~255u) + (dim & 4) * 32 + dim % 256 / 8 * 4 + dim % 4;
 }
 
-// Scores of 4 keys, in `held`, for the 8 queries at `queries`: that of key lane / 8 and query lane % 8.
-template <enum lode_kv_format FORMAT, uint32_t DIMS>
-GPU_FN float attention_score(const attention_eight<FORMAT> (&held)[ATTENTION_KEYS_OF_GROUP][DIMS / 256],
-                             const float *queries, uint32_t head_size, uint32_t lane)
+// Scores of keys, in `held`, for the 8 queries at `queries`: that of key lane / 8 and query lane % 8. Lanes
+// beyond the keys have those of others again.
+template <enum lode_kv_format FORMAT, uint32_t DIMS, uint32_t KEYS>
+GPU_FN float attention_score(const attention_eight<FORMAT> (&held)[KEYS][DIMS / 256], const float *queries,
+                             uint32_t head_size, uint32_t lane)
 {
-    float scores[32];
+    float scores[KEYS * 8];
 #pragma unroll
-    for (uint32_t i = 0; i < 32; i++)
+    for (uint32_t i = 0; i < KEYS * 8; i++)
         scores[i] = 0;
 #pragma unroll
     for (uint32_t chunk = 0; chunk < DIMS / 256; chunk++) {
         if (chunk * 256 + lane * 8 < head_size) {
 #pragma unroll
             for (uint32_t half = 0; half < 2; half++) {
-                float keys[ATTENTION_KEYS_OF_GROUP][4];
+                float keys[KEYS][4];
 #pragma unroll
-                for (uint32_t key = 0; key < ATTENTION_KEYS_OF_GROUP; key++)
+                for (uint32_t key = 0; key < KEYS; key++)
                     held[key][chunk].unpack(keys[key], half);
 #pragma unroll
                 for (uint32_t i = 0; i < 8; i++) {
                     const attention_floats query = *reinterpret_cast<const attention_floats *>(
                         queries + i * DIMS + chunk * 256 + half * 128 + lane * 4);
 #pragma unroll
-                    for (uint32_t key = 0; key < ATTENTION_KEYS_OF_GROUP; key++)
+                    for (uint32_t key = 0; key < KEYS; key++)
 #pragma unroll
                         for (uint32_t e = 0; e < 4; e++)
                             scores[key * 8 + i] += keys[key][e] * query.values[e];
@@ -201,7 +208,11 @@ GPU_FN float attention_score(const attention_eight<FORMAT> (&held)[ATTENTION_KEY
             }
         }
     }
-    return attention_transposed_sum<GPU_LANES / 2>(scores, lane);
+    float score = attention_transposed_sum<KEYS * 4>(scores, lane);
+#pragma unroll
+    for (uint32_t mask = KEYS * 8; mask < GPU_LANES; mask *= 2)
+        score += gpu_shuffle_xor(score, mask);
+    return score;
 }
 
 // Block x is of part x % parts of a tile of QUERIES queries, the last tile first because it sees most keys;
@@ -209,12 +220,12 @@ GPU_FN float attention_score(const attention_eight<FORMAT> (&held)[ATTENTION_KEY
 // largest score and the sum of weights to softmax[slot], where slot = (kv_head * queries + query) * parts +
 // part.
 template <enum lode_kv_format FORMAT, uint32_t DIMS, uint32_t QUERIES, uint32_t GROUPS>
-GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS + (DIMS > 256))
+GPU_KERNEL void GPU_BLOCKS(GROUPS *GPU_LANES, ATTENTION_BLOCKS(GROUPS, DIMS))
     attend(float *out, float *sums, float *softmax, const float *q, const void *k, const void *v,
            attention_shape shape)
 {
-    constexpr uint32_t KEYS = ATTENTION_KEYS, QUAD = ATTENTION_KEYS_OF_GROUP;
-    constexpr uint32_t QUADS = KEYS / QUAD / GROUPS;      // of a group
+    constexpr uint32_t KEYS = ATTENTION_KEYS, OF_GROUP = attention_group_keys<FORMAT, DIMS>();
+    constexpr uint32_t ROUNDS = KEYS / OF_GROUP / GROUPS; // of a group
     constexpr uint32_t OWN = QUERIES / GROUPS;            // queries whose softmax a group has
     constexpr uint32_t WIDTH = DIMS / GROUPS / GPU_LANES; // columns of V of a thread
     constexpr uint32_t STRIDE = QUERIES + 4;              // of weights; 16 bytes, and few banks alike
@@ -244,16 +255,11 @@ GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS
     const uint32_t begin = attention_span_of(shape, first).begin + part * shape.part_keys;
     const uint32_t end = begin + shape.part_keys < end_of_all ? begin + shape.part_keys : end_of_all;
 
-    // All lanes of a group have the same of these.
-    attention_span seen[OWN];
-    float largest[OWN], weight[OWN];
-#pragma unroll
-    for (uint32_t j = 0; j < OWN; j++) {
-        const uint32_t i = group * OWN + j;
-        seen[j] = i < n ? attention_span_of(shape, first + i) : attention_span{0, 0};
-        largest[j] = -INFINITY;
-        weight[j] = 0;
-    }
+    // Lane j has these of the group's query j, and gives them to the others when they need them: a register
+    // each, whatever OWN is.
+    const uint32_t own = group * OWN + lane % OWN;
+    const uint32_t own_end = own < n ? attention_span_of(shape, first + own).end : 0;
+    float largest = -INFINITY, weight = 0;
     float sum[QUERIES][WIDTH];
 #pragma unroll
     for (uint32_t i = 0; i < QUERIES; i++)
@@ -271,13 +277,13 @@ GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS
 
         // Scores. Keys beyond the last are the last again: they are loaded, and not looked at below.
 #pragma unroll
-        for (uint32_t quad = 0; quad < QUADS; quad++) {
-            const uint32_t key = (group * QUADS + quad) * QUAD;
+        for (uint32_t round = 0; round < ROUNDS; round++) {
+            const uint32_t key = (group * ROUNDS + round) * OF_GROUP;
             if (key >= n_keys)
                 continue;
-            attention_eight<FORMAT> held[QUAD][DIMS / 256];
+            attention_eight<FORMAT> held[OF_GROUP][DIMS / 256];
 #pragma unroll
-            for (uint32_t r = 0; r < QUAD; r++) {
+            for (uint32_t r = 0; r < OF_GROUP; r++) {
                 const uint32_t ahead = key + r < n_keys ? key + r : n_keys - 1;
                 const char *row = keys + (slot0 + ahead) * row_bytes;
 #pragma unroll
@@ -286,9 +292,12 @@ GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS
                         held[r][chunk].load(row, chunk * 256 + lane * 8);
             }
 #pragma unroll 1
-            for (uint32_t i = 0; i < n; i += 8)
-                weights[(key + lane / 8) * STRIDE + i + lane % 8] =
+            for (uint32_t i = 0; i < n; i += 8) {
+                const float score =
                     attention_score<FORMAT, DIMS>(held, queries + i * DIMS, shape.head_size, lane);
+                if (lane < OF_GROUP * 8)
+                    weights[(key + lane / 8) * STRIDE + i + lane % 8] = score;
+            }
         }
         __syncthreads();
 
@@ -296,14 +305,19 @@ GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS
 #pragma unroll
         for (uint32_t j = 0; j < OWN; j++) {
             const uint32_t i = group * OWN + j, position = key0 + lane;
-            const bool sees = lane < n_keys && position >= seen[j].begin && position < seen[j].end;
+            const attention_span seen = attention_span_to(shape, gpu_shuffle(own_end, j));
+            const float before = gpu_shuffle(largest, j);
+            const bool sees = lane < n_keys && position >= seen.begin && position < seen.end;
             const float score = sees ? weights[lane * STRIDE + i] : -INFINITY;
             const float tile_largest = gpu_lanes_max(score);
-            const float top = tile_largest > largest[j] ? tile_largest : largest[j];
+            const float top = tile_largest > before ? tile_largest : before;
             const float base = top == -INFINITY ? 0.0f : top; // nothing seen yet
-            const float power = sees ? gpu_exp(score - base) : 0.0f, factor = gpu_exp(largest[j] - base);
-            weight[j] = weight[j] * factor + gpu_lanes_sum(power);
-            largest[j] = top;
+            const float power = sees ? gpu_exp(score - base) : 0.0f, factor = gpu_exp(before - base);
+            const float total = gpu_lanes_sum(power);
+            if (lane == j) {
+                weight = weight * factor + total;
+                largest = top;
+            }
             weights[lane * STRIDE + i] = power;
             if (lane == 0)
                 factors[i] = factor;
@@ -334,15 +348,11 @@ GPU_KERNEL void ATTENTION_BLOCK(GROUPS *GPU_LANES, GROUPS == 8 ? 2 : 1024 / DIMS
     }
 
     const size_t slot = (static_cast<size_t>(kv_head) * shape.queries + first) * shape.parts + part;
-#pragma unroll
-    for (uint32_t j = 0; j < OWN; j++) {
-        const uint32_t i = group * OWN + j;
-        if (lane == 0)
-            factors[i] = shape.parts == 1 ? 1.0f / weight[j] : 1.0f;
-        if (lane == 0 && i < n && shape.parts > 1) {
-            softmax[2 * (slot + i * shape.parts)] = largest[j];
-            softmax[2 * (slot + i * shape.parts) + 1] = weight[j];
-        }
+    if (lane < OWN)
+        factors[own] = shape.parts == 1 ? 1.0f / weight : 1.0f;
+    if (lane < OWN && own < n && shape.parts > 1) {
+        softmax[2 * (slot + own * shape.parts)] = largest;
+        softmax[2 * (slot + own * shape.parts) + 1] = weight;
     }
     __syncthreads();
     if (column < shape.head_size) {

@@ -15,6 +15,7 @@
 
 #include "backends/gpu/gpu_math.h"
 #include "backends/gpu/kernels.h"
+#include "backends/gpu/of_type.h"
 #include "backends/gpu/unpack.h"
 
 #define GPU_DOT_THREADS 128
@@ -22,11 +23,7 @@
 // How a kernel of so many rows of activations is declared. Unless nvcc is told how many blocks are to share a
 // multiprocessor it saves registers for more of them, by fetching the second row after the first has been
 // multiplied; so many hide the latency as they are.
-#if defined LODE_GPU_CUDA
-#define GPU_DOT_BLOCK(rows) __launch_bounds__(GPU_DOT_THREADS, (rows) <= 2 ? 8 : (rows) <= 4 ? 5 : 3)
-#else
-#define GPU_DOT_BLOCK(rows) GPU_BLOCK(GPU_DOT_THREADS)
-#endif
+#define GPU_DOT_BLOCK(rows) GPU_BLOCKS(GPU_DOT_THREADS, (rows) <= 2 ? 8 : (rows) <= 4 ? 5 : 3)
 
 // Rows of activations as a kernel's argument; the first three (gpu_activations) are for quantised weights, x
 // for others.
@@ -52,19 +49,6 @@ GPU_FN struct gpu_dot_input gpu_dot_input_from(struct gpu_dot_input in, uint32_t
     in.sums += static_cast<size_t>(row) * in.blocks;
     in.x += static_cast<size_t>(row) * in.x_stride;
     return in;
-}
-
-// A pointer that was read from memory, of which the compiler does not know that it is not one to shared
-// memory: loads through it take one more step then.
-GPU_FN const uint8_t *gpu_global(const void *memory)
-{
-#if defined LODE_GPU_CUDA
-    __builtin_assume(__isGlobal(memory));
-#elif defined LODE_GPU_HIP
-    typedef const __attribute__((address_space(1))) uint8_t *global;
-    return (const uint8_t *)(global) reinterpret_cast<uintptr_t>(memory);
-#endif
-    return static_cast<const uint8_t *>(memory);
 }
 
 // What becomes of the sums of a pair: rows 2i and 2i + 1 of the result; gelu_tanh(first) * second, row i of
@@ -101,6 +85,13 @@ static inline unsigned gpu_dot_lanes(uint64_t pairs, unsigned units, unsigned mu
                                                 pairs * lanes / 2 >= wanted)))
         lanes /= 2;
     return lanes;
+}
+
+// Blocks for so many pairs of so many lanes each.
+static inline unsigned gpu_dot_blocks(uint32_t pairs, unsigned lanes)
+{
+    const unsigned per_block = GPU_DOT_THREADS / lanes;
+    return (pairs + per_block - 1) / per_block;
 }
 
 GPU_FN int gpu_dot_run(const uint32_t *codes, const uint32_t *x, int sum)

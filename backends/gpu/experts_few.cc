@@ -88,34 +88,11 @@ void launch(const struct gpu_queue *queue, enum lode_type type, struct experts_c
         return;
     call.lanes = gpu_dot_lanes(static_cast<uint64_t>(call.n_pairs) * n_choices,
                                gpu_dot_units(type, call.in.cols), queue->multiprocessors);
-    const unsigned per_block = GPU_DOT_THREADS / call.lanes;
-    call.blocks = (call.n_pairs + per_block - 1) / per_block;
+    call.blocks = gpu_dot_blocks(call.n_pairs, call.lanes);
     const unsigned grid = call.blocks * n_choices;
-    switch (type) {
-#define CASE(type)                                                                                           \
-    case type:                                                                                               \
-        GPU_LAUNCH(multiply_chosen<type>, grid, GPU_DOT_THREADS, queue->stream, call);                       \
-        return
-        CASE(LODE_F32);
-        CASE(LODE_F16);
-        CASE(LODE_BF16);
-        CASE(LODE_Q4_0);
-        CASE(LODE_Q4_1);
-        CASE(LODE_Q5_0);
-        CASE(LODE_Q5_1);
-        CASE(LODE_Q8_0);
-        CASE(LODE_Q2_K);
-        CASE(LODE_Q3_K);
-        CASE(LODE_Q4_K);
-        CASE(LODE_Q5_K);
-        CASE(LODE_Q6_K);
-        CASE(LODE_IQ4_NL);
-        CASE(LODE_IQ4_XS);
-        CASE(LODE_MXFP4);
-#undef CASE
-    case LODE_TYPE_END:
-        return;
-    }
+    gpu_of_type(type, [&](auto of) {
+        GPU_LAUNCH(multiply_chosen<decltype(of)::type>, grid, GPU_DOT_THREADS, queue->stream, call);
+    });
 }
 
 } // namespace

@@ -7,11 +7,6 @@
 // written to a slot of its own.
 #include "backends/gpu/matmul_tile.h"
 
-static bool is_quantized(enum lode_type type)
-{
-    return type != LODE_F32 && type != LODE_F16 && type != LODE_BF16;
-}
-
 // What the three products share.
 static struct gpu_tile_work work_of(const struct gpu_expert_choices *choices,
                                     const struct gpu_expert_jobs *jobs)
@@ -67,7 +62,7 @@ void gpu_experts_many(const struct gpu_queue *queue, struct lode_rows out, struc
     work.out_stride = middle.stride;
     gate_and_up(queue, work, shape);
 
-    if (is_quantized(shape->down_type))
+    if (gpu_takes_codes(shape->down_type))
         gpu_quantize(queue, scratch->quantized, middle);
 
     work = work_of(choices, jobs);

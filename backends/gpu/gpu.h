@@ -76,10 +76,11 @@ GPU_FN int gpu_dot4(int a, int b, int c)
 GPU_FN void gpu_mma_s8_16x8x32(int d[4], const int a[4], const int b[2])
 {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    // Not volatile: it does nothing but d, and the compiler may put it where it likes.
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     (void)d, (void)a, (void)b;
     __trap();
@@ -110,6 +111,11 @@ GPU_FN int gpu_dot4(int a, int b, int c)
     defined __gfx1201__
     return __builtin_amdgcn_sudot4(true, a, true, b, c, false);
 #else
+    // The compiler would take the bytes apart once for all their uses, for which no GPU has registers. What
+    // looks new each time is multiplied as it is: an instruction takes any byte of a register.
+#if defined __HIP_DEVICE_COMPILE__
+    asm("" : "+v"(a), "+v"(b));
+#endif
     for (int i = 0; i < 32; i += 8)
         c += static_cast<int>(static_cast<int8_t>(a >> i)) * static_cast<int8_t>(b >> i);
     return c;
@@ -128,6 +134,14 @@ GPU_FN uint16_t gpu_float_to_half(float value) // nearest, ties to even
 
 #endif
 
+// As GPU_BLOCK, with how many blocks a multiprocessor shall hold. nvcc guesses badly unless it is told; HIP
+// means waves by such a number, and AMD's GPUs have more registers.
+#if defined LODE_GPU_CUDA
+#define GPU_BLOCKS(threads, blocks) __launch_bounds__(threads, blocks)
+#else
+#define GPU_BLOCKS(threads, blocks) GPU_BLOCK(threads)
+#endif
+
 // Sums and maxima of a group's 32 lanes, the same bits in all of them.
 template <typename T> GPU_FN T gpu_lanes_sum(T value)
 {
@@ -142,6 +156,19 @@ GPU_FN float gpu_lanes_max(float value)
         value = value > other ? value : other;
     }
     return value;
+}
+
+// A pointer that was read from memory, of which the compiler does not know that it is not one to shared
+// memory: loads through it take one more step then.
+GPU_FN const uint8_t *gpu_global(const void *memory)
+{
+#if defined LODE_GPU_CUDA
+    __builtin_assume(__isGlobal(memory));
+#elif defined LODE_GPU_HIP
+    typedef const __attribute__((address_space(1))) uint8_t *global;
+    return (const uint8_t *)(global) reinterpret_cast<uintptr_t>(memory);
+#endif
+    return static_cast<const uint8_t *>(memory);
 }
 
 // Words of memory that is aligned to two bytes, as most blocks of weights are, or not at all.

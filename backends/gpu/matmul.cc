@@ -5,7 +5,7 @@ void gpu_tiles(const struct gpu_queue *queue, enum lode_type type, const struct 
 {
     if (work->most == 0 || work->rows == 0 || work->n_jobs == 0)
         return;
-    if (type == LODE_F32 || type == LODE_F16 || type == LODE_BF16)
+    if (!gpu_takes_codes(type))
         gpu_tiles_float(queue->stream, type, work);
     else if (queue->features & GPU_HAS_MMA_S8)
         gpu_tiles_mma(queue->stream, type, work);

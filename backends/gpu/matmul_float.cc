@@ -8,16 +8,6 @@
 
 #define STEP 32 // columns
 
-template <int TYPE> GPU_FN float weight_at(const uint8_t *row, uint32_t column)
-{
-    if constexpr (TYPE == LODE_F32)
-        return reinterpret_cast<const float *>(row)[column];
-    else if constexpr (TYPE == LODE_F16)
-        return gpu_half_to_float(reinterpret_cast<const uint16_t *>(row)[column]);
-    else
-        return gpu_tile_float(static_cast<uint32_t>(reinterpret_cast<const uint16_t *>(row)[column]) << 16);
-}
-
 // Where number (k, row) of an array of [STEP][n_rows] lies. Threads write 8 columns of 4 rows and read 4 rows
 // of a column at once; neither meets a bank twice.
 GPU_FN uint32_t place(uint32_t n_rows, uint32_t k, uint32_t row)
@@ -39,7 +29,7 @@ GPU_FN void put_weights(float *weights, const struct gpu_tile_work &work, const 
         for (uint32_t m = 0; m < STEP; m += 8) {
             const uint32_t k = m + column;
             weights[place(GPU_TILE_WEIGHTS, k, row + 32 * i)] =
-                first + k < work.cols ? weight_at<TYPE>(from, first + k) : 0.0f;
+                first + k < work.cols ? gpu_float_weight<TYPE>(from, first + k) : 0.0f;
         }
     }
 }
@@ -112,21 +102,11 @@ template <int TYPE> GPU_KERNEL void GPU_BLOCK(GPU_TILE_BLOCK) matmul_float(struc
                 gpu_tile_store(work, tile, 4 * ty + j, 4 * tx + i, sums[i][j], sums[i + 4][j]);
 }
 
-template <int TYPE> static void launch(gpu_stream stream, const struct gpu_tile_work *work)
-{
-    GPU_LAUNCH(matmul_float<TYPE>, gpu_tile_grid(work), dim3(GPU_TILE_THREADS), stream, *work);
-}
-
 void gpu_tiles_float(gpu_stream stream, enum lode_type type, const struct gpu_tile_work *work)
 {
-    switch (type) {
-    case LODE_F32:
-        return launch<LODE_F32>(stream, work);
-    case LODE_F16:
-        return launch<LODE_F16>(stream, work);
-    case LODE_BF16:
-        return launch<LODE_BF16>(stream, work);
-    default:
-        return; // quantised weights are matmul_dot4.cc's and matmul_mma.cc's
-    }
+    gpu_of_type(type, [&](auto of) {
+        constexpr int TYPE = decltype(of)::type;
+        if constexpr (!gpu_type<TYPE>::quantised)
+            GPU_LAUNCH(matmul_float<TYPE>, gpu_tile_grid(work), dim3(GPU_TILE_THREADS), stream, *work);
+    });
 }

@@ -6,7 +6,7 @@
 // instruction gives them out: rows g and g + 8, columns 2 t and 2 t + 1, with g = lane / 4 and t = lane % 4.
 // Where each 16 columns have scales of their own the part is multiplied in two instructions, with zeros for
 // the other half of the weights.
-#include "backends/gpu/matmul_tile.h"
+#include "backends/gpu/matmul_steps.h"
 
 #if defined LODE_GPU_HIP
 
@@ -14,157 +14,93 @@ void gpu_tiles_mma(gpu_stream, enum lode_type, const struct gpu_tile_work *) {}
 
 #else
 
-// Before sm_80 there is no such instruction, and the kernels are never launched.
-#if !defined __CUDA_ARCH__ || __CUDA_ARCH__ >= 800
-
 // Panels whose scales a thread holds at a time: both, but for types that have many.
 template <int TYPE> struct panels_at_once {
     static constexpr uint32_t n = gpu_tile_type<TYPE>::scales == 2 ? 1 : 2;
 };
 
-template <int TYPE>
-GPU_FN void add_panels(float (&sums)[2][4][4], const struct gpu_tile_step &step, uint32_t part, uint32_t n,
-                       uint32_t first_panel)
-{
-    constexpr uint32_t n_panels = panels_at_once<TYPE>::n;
-    constexpr int n_dots = gpu_tile_type<TYPE>::scales;
-    const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    int weights[n_panels][4];
-    struct gpu_tile_weight_scales<TYPE> scales[n_panels][2];
-#pragma unroll
-    for (uint32_t p = 0; p < n_panels; p++) {
-        const uint32_t row = (first_panel + p) * GPU_TILE_PANEL + warp % 4 * 16 + g;
-        const int *upper = step.codes + row * GPU_TILE_STRIDE + 8 * part + t,
-                  *lower = upper + 8 * GPU_TILE_STRIDE;
-        weights[p][0] = upper[0];
-        weights[p][1] = lower[0];
-        weights[p][2] = upper[4];
-        weights[p][3] = lower[4];
-        gpu_tile_get_scales<TYPE>(scales[p][0], step, part, row);
-        gpu_tile_get_scales<TYPE>(scales[p][1], step, part, row + 8);
-    }
-#pragma unroll
-    for (uint32_t j = 0; j < 4; j++) {
-        const uint32_t first = (2 * j + warp / 4) * 8;
-        if (first >= n)
-            break; // the whole warp
-        const int *codes = step.x_codes + (first + g) * GPU_TILE_STRIDE + 8 * part + t;
-        const int x[2] = {codes[0], codes[4]};
-        struct gpu_tile_row_scales x_scales[2];
-        gpu_tile_get_row_scales<TYPE>(x_scales[0], step, part, first + 2 * t);
-        gpu_tile_get_row_scales<TYPE>(x_scales[1], step, part, first + 2 * t + 1);
+// The outputs of a thread: sums[panel][group of rows][i], i as the instruction has them.
+template <int TYPE> struct gpu_tile_mma {
+    static constexpr int type = TYPE;
+    static constexpr bool has_code = GPU_TILE_HAS_MMA;
+    float sums[2][4][4];
+
+    GPU_FN void add_panels(const struct gpu_tile_step &step, uint32_t part, uint32_t n, uint32_t first_panel)
+    {
+        constexpr uint32_t n_panels = panels_at_once<TYPE>::n;
+        constexpr int n_dots = gpu_tile_type<TYPE>::scales;
+        const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        int weights[n_panels][4];
+        struct gpu_tile_weight_scales<TYPE> scales[n_panels][2];
 #pragma unroll
         for (uint32_t p = 0; p < n_panels; p++) {
-            int dots[n_dots][4];
+            const uint32_t row = (first_panel + p) * GPU_TILE_PANEL + warp % 4 * 16 + g;
+            const int *upper = step.codes + row * GPU_TILE_STRIDE + 8 * part + t,
+                      *lower = upper + 8 * GPU_TILE_STRIDE;
+            weights[p][0] = upper[0];
+            weights[p][1] = lower[0];
+            weights[p][2] = upper[4];
+            weights[p][3] = lower[4];
+            gpu_tile_get_scales<TYPE>(scales[p][0], step, part, row);
+            gpu_tile_get_scales<TYPE>(scales[p][1], step, part, row + 8);
+        }
 #pragma unroll
-            for (int d = 0; d < n_dots; d++) {
-                const int *w = weights[p];
-                const int half[4] = {d == 0 ? w[0] : 0, d == 0 ? w[1] : 0, d == n_dots - 1 ? w[2] : 0,
-                                     d == n_dots - 1 ? w[3] : 0};
+        for (uint32_t j = 0; j < 4; j++) {
+            const uint32_t first = (2 * j + warp / 4) * 8;
+            if (first >= n)
+                break; // the whole warp
+            const int *codes = step.x_codes + (first + g) * GPU_TILE_STRIDE + 8 * part + t;
+            const int x[2] = {codes[0], codes[4]};
+            struct gpu_tile_row_scales x_scales[2];
+            gpu_tile_get_row_scales<TYPE>(x_scales[0], step, part, first + 2 * t);
+            gpu_tile_get_row_scales<TYPE>(x_scales[1], step, part, first + 2 * t + 1);
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    dots[d][i] = GPU_TILE_BIAS;
-                gpu_mma_s8_16x8x32(dots[d], half, x);
-            }
+            for (uint32_t p = 0; p < n_panels; p++) {
+                int dots[n_dots][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int both[2] = {dots[0][i], dots[n_dots - 1][i]};
-                gpu_tile_add<TYPE>(sums[first_panel + p][j][i], both, scales[p][i / 2], x_scales[i % 2]);
+                for (int d = 0; d < n_dots; d++) {
+                    const int *w = weights[p];
+                    const int half[4] = {d == 0 ? w[0] : 0, d == 0 ? w[1] : 0, d == n_dots - 1 ? w[2] : 0,
+                                         d == n_dots - 1 ? w[3] : 0};
+#pragma unroll
+                    for (int i = 0; i < 4; i++)
+                        dots[d][i] = GPU_TILE_BIAS;
+                    gpu_mma_s8_16x8x32(dots[d], half, x);
+                }
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int both[2] = {dots[0][i], dots[n_dots - 1][i]};
+                    gpu_tile_add<TYPE>(sums[first_panel + p][j][i], both, scales[p][i / 2], x_scales[i % 2]);
+                }
             }
         }
     }
-}
 
-template <int TYPE>
-GPU_FN void add_part(float (&sums)[2][4][4], const struct gpu_tile_step &step, uint32_t part, uint32_t n)
-{
+    GPU_FN void add_part(const struct gpu_tile_step &step, uint32_t part, uint32_t n)
+    {
 #pragma unroll
-    for (uint32_t panel = 0; panel < 2; panel += panels_at_once<TYPE>::n)
-        add_panels<TYPE>(sums, step, part, n, panel);
-}
-
-#endif
-
-template <int TYPE> GPU_KERNEL void GPU_BLOCK(GPU_TILE_BLOCK) matmul_mma(struct gpu_tile_work work)
-{
-#if !defined __CUDA_ARCH__ || __CUDA_ARCH__ >= 800
-    GPU_SHARED(int, codes, GPU_TILE_WEIGHTS *GPU_TILE_STRIDE);
-    GPU_SHARED(int, x_codes, GPU_TILE_ROWS *GPU_TILE_STRIDE);
-    GPU_SHARED(float, scales, gpu_tile_size<TYPE>::scales);
-    GPU_SHARED(float, minimums, gpu_tile_size<TYPE>::minimums);
-    GPU_SHARED(float, x_scales, GPU_TILE_PARTS *GPU_TILE_ROW_SCALES);
-    GPU_SHARED(float, x_sums, gpu_tile_size<TYPE>::x_sums);
-    const struct gpu_tile_step step = {codes, x_codes, scales, minimums, x_scales, x_sums};
-    const struct gpu_tile tile = gpu_tile_here(work);
-    if (tile.n == 0)
-        return;
-    const struct gpu_tile_source source = gpu_tile_source_of(work, tile);
-    const uint32_t n_parts = work.cols / 32;
-    float sums[2][4][4] = {};
-    struct gpu_tile_fetched<TYPE> fetched;
-    gpu_tile_fetch_step<TYPE>(fetched, work, tile, source, 0, n_parts);
-    for (uint32_t first = 0; first < n_parts; first += GPU_TILE_PARTS) {
-        gpu_tile_put_step<TYPE>(step, fetched, first, n_parts);
-        __syncthreads();
-        if (first + GPU_TILE_PARTS < n_parts)
-            gpu_tile_fetch_step<TYPE>(fetched, work, tile, source, first + GPU_TILE_PARTS, n_parts);
-#pragma unroll 1
-        for (uint32_t part = 0; part < GPU_TILE_PARTS && first + part < n_parts; part++)
-            add_part<TYPE>(sums, step, part, tile.n);
-        __syncthreads();
+        for (uint32_t panel = 0; panel < 2; panel += panels_at_once<TYPE>::n)
+            add_panels(step, part, n, panel);
     }
-    const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (uint32_t j = 0; j < 4; j++)
-#pragma unroll
-        for (uint32_t i = 0; i < 4; i++) {
-            const uint32_t row = (2 * j + warp / 4) * 8 + 2 * t + i % 2;
-            if (row < tile.n)
-                gpu_tile_store(work, tile, row, warp % 4 * 16 + g + 8 * (i / 2), sums[0][j][i],
-                               sums[1][j][i]);
-        }
-#else
-    (void)work;
-#endif
-}
 
-template <int TYPE> static void launch(gpu_stream stream, const struct gpu_tile_work *work)
-{
-    GPU_LAUNCH(matmul_mma<TYPE>, gpu_tile_grid(work), dim3(GPU_TILE_THREADS), stream, *work);
-}
+    GPU_FN void store(const struct gpu_tile_work &work, const struct gpu_tile &tile) const
+    {
+        const uint32_t warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++)
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                const uint32_t row = (2 * j + warp / 4) * 8 + 2 * t + i % 2;
+                if (row < tile.n)
+                    gpu_tile_store(work, tile, row, warp % 4 * 16 + g + 8 * (i / 2), sums[0][j][i],
+                                   sums[1][j][i]);
+            }
+    }
+};
 
 void gpu_tiles_mma(gpu_stream stream, enum lode_type type, const struct gpu_tile_work *work)
 {
-    switch (type) {
-    case LODE_Q4_0:
-        return launch<LODE_Q4_0>(stream, work);
-    case LODE_Q4_1:
-        return launch<LODE_Q4_1>(stream, work);
-    case LODE_Q5_0:
-        return launch<LODE_Q5_0>(stream, work);
-    case LODE_Q5_1:
-        return launch<LODE_Q5_1>(stream, work);
-    case LODE_Q8_0:
-        return launch<LODE_Q8_0>(stream, work);
-    case LODE_Q2_K:
-        return launch<LODE_Q2_K>(stream, work);
-    case LODE_Q3_K:
-        return launch<LODE_Q3_K>(stream, work);
-    case LODE_Q4_K:
-        return launch<LODE_Q4_K>(stream, work);
-    case LODE_Q5_K:
-        return launch<LODE_Q5_K>(stream, work);
-    case LODE_Q6_K:
-        return launch<LODE_Q6_K>(stream, work);
-    case LODE_IQ4_NL:
-        return launch<LODE_IQ4_NL>(stream, work);
-    case LODE_IQ4_XS:
-        return launch<LODE_IQ4_XS>(stream, work);
-    case LODE_MXFP4:
-        return launch<LODE_MXFP4>(stream, work);
-    default:
-        return; // float weights are matmul_float.cc's
-    }
+    gpu_tiles_quantised<gpu_tile_mma>(stream, type, work);
 }
 
 #endif

@@ -4,8 +4,8 @@
 // input, as q, k and v do, are one launch: a launch costs microseconds, in which a GPU reads a megabyte.
 //
 // A kernel is made for 1, 2, 4 and 8 rows of each type; between them the last row is computed again and not
-// written. Matrices whose rows do not start where files have them go through the kernel of eight rows, by
-// fetches of words.
+// written. Matrices whose rows do not start where files have them go through one of one row, by fetches of
+// words, for each row by blocks of its own.
 #include "backends/gpu/dot_rows.h"
 
 #define MATRICES 4 // of a launch
@@ -38,19 +38,21 @@ GPU_FN unsigned matrix_of_pair(const struct matvec_call &call, unsigned pair)
     return j;
 }
 
-// Lane 0 of a pair writes its sums: rows `row` and row + 1 of a matrix, or one row of two.
+// Lane 0 of a pair writes its sums with rows `input` .. of the input: rows `row` and row + 1 of a matrix, or
+// one row of two.
 template <unsigned N>
-GPU_FN void write_pair(const struct matvec_call &call, const float (&sums)[2][N], unsigned pair)
+GPU_FN void write_pair(const struct matvec_call &call, const float (&sums)[2][N], unsigned pair,
+                       unsigned input)
 {
     const bool geglu = call.finish == GPU_DOT_GEGLU;
     const struct matvec_matrix &matrix = call.matrices[geglu ? 0 : matrix_of_pair(call, pair)];
     const unsigned row = geglu ? pair : 2 * (pair - matrix.first_pair);
-    float *out = matrix.out + row;
+    float *out = matrix.out + static_cast<size_t>(input) * matrix.out_stride + row;
 #pragma unroll
     for (unsigned t = 0; t < N; t++, out += matrix.out_stride) {
-        if (t < call.in.n)
+        if (input + t < call.in.n)
             out[0] = geglu ? gpu_gelu_tanh(sums[0][t]) * sums[1][t] : sums[0][t];
-        if (t < call.in.n && !geglu && row + 1 < matrix.rows)
+        if (input + t < call.in.n && !geglu && row + 1 < matrix.rows)
             out[1] = sums[1][t];
     }
 }
@@ -74,19 +76,23 @@ GPU_KERNEL void GPU_DOT_BLOCK(N) matvec(const struct matvec_call call)
     }
     const uint8_t *const rows[2] = {gpu_global(first), gpu_global(second)};
     float sums[2][N];
-    gpu_dot_rows<TYPE, N, ALIGNED>(sums, rows, call.in, lane, call.lanes);
+    if constexpr (ALIGNED) {
+        gpu_dot_rows<TYPE, N, true>(sums, rows, call.in, lane, call.lanes);
+    } else {
+        struct gpu_dot_input in = gpu_dot_input_from(call.in, blockIdx.y);
+        in.n = N;
+        gpu_dot_rows<TYPE, N, false>(sums, rows, in, lane, call.lanes);
+    }
     gpu_dot_reduce(sums, shared, call.lanes);
     if (lane == 0 && own < call.n_pairs)
-        write_pair(call, sums, own);
+        write_pair(call, sums, own, ALIGNED ? 0 : blockIdx.y);
 }
 
 template <int TYPE, unsigned N, bool ALIGNED>
 void launch_kernel(const struct gpu_queue *queue, const struct matvec_call &call)
 {
-    const unsigned per_block = GPU_DOT_THREADS / call.lanes,
-                   blocks = (call.n_pairs + per_block - 1) / per_block;
-    const auto kernel = matvec<TYPE, N, ALIGNED>;
-    GPU_LAUNCH(kernel, blocks, GPU_DOT_THREADS, queue->stream, call);
+    const dim3 grid(gpu_dot_blocks(call.n_pairs, call.lanes), ALIGNED ? 1 : call.in.n);
+    GPU_LAUNCH((matvec<TYPE, N, ALIGNED>), grid, GPU_DOT_THREADS, queue->stream, call);
 }
 
 template <int TYPE> void launch_of_type(const struct gpu_queue *queue, const struct matvec_call &call)
@@ -98,7 +104,7 @@ template <int TYPE> void launch_of_type(const struct gpu_queue *queue, const str
         for (uint32_t j = 0; j < call.n_matrices; j++)
             aligned &= gpu_rows_aligned(call.matrices[j].data, call.matrices[j].row_bytes, align);
         if (!aligned) {
-            launch_kernel<TYPE, 8, false>(queue, call);
+            launch_kernel<TYPE, 1, false>(queue, call);
             return;
         }
     }
@@ -118,31 +124,7 @@ void launch(const struct gpu_queue *queue, enum lode_type type, struct matvec_ca
     call.lanes = gpu_dot_lanes(call.n_pairs, gpu_dot_units(type, call.in.cols), queue->multiprocessors);
     if (call.n_pairs == 0 || call.in.n == 0)
         return;
-    switch (type) {
-#define CASE(type)                                                                                           \
-    case type:                                                                                               \
-        launch_of_type<type>(queue, call);                                                                   \
-        return
-        CASE(LODE_F32);
-        CASE(LODE_F16);
-        CASE(LODE_BF16);
-        CASE(LODE_Q4_0);
-        CASE(LODE_Q4_1);
-        CASE(LODE_Q5_0);
-        CASE(LODE_Q5_1);
-        CASE(LODE_Q8_0);
-        CASE(LODE_Q2_K);
-        CASE(LODE_Q3_K);
-        CASE(LODE_Q4_K);
-        CASE(LODE_Q5_K);
-        CASE(LODE_Q6_K);
-        CASE(LODE_IQ4_NL);
-        CASE(LODE_IQ4_XS);
-        CASE(LODE_MXFP4);
-#undef CASE
-    case LODE_TYPE_END:
-        return;
-    }
+    gpu_of_type(type, [&](auto of) { launch_of_type<decltype(of)::type>(queue, call); });
 }
 
 struct matvec_matrix matrix_of(struct lode_rows out, const struct lode_matrix *weight, uint32_t first_pair)
