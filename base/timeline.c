@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ struct lane {
     char name[40];
     struct span *spans; // [capacity]
     uint32_t n;
+    bool of_rows;
     uint64_t dropped;
 } __attribute__((aligned(64)));
 
@@ -38,6 +40,12 @@ struct lode_timeline {
     struct lane lanes[LODE_TIMELINE_LANES];
 };
 
+// One span more, so that no room at all is memory too.
+static size_t memory_bytes(const struct lode_timeline *timeline)
+{
+    return ((size_t)timeline->capacity * LODE_TIMELINE_LANES + 1) * sizeof *timeline->memory;
+}
+
 int lode_timeline_open(struct lode_timeline **out, uint32_t spans_per_lane, struct lode_error *error)
 {
     *out = NULL;
@@ -46,9 +54,10 @@ int lode_timeline_open(struct lode_timeline **out, uint32_t spans_per_lane, stru
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a timeline");
     memset(timeline, 0, sizeof *timeline);
     timeline->capacity = spans_per_lane;
-    // One more, so that no room at all is memory too.
-    timeline->memory = calloc((size_t)spans_per_lane * LODE_TIMELINE_LANES + 1, sizeof *timeline->memory);
-    if (!timeline->memory) {
+    // Not of malloc, which may write into memory before anybody does (MALLOC_PERTURB_).
+    timeline->memory = mmap(NULL, memory_bytes(timeline), PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (timeline->memory == MAP_FAILED) {
         free(timeline);
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for a timeline of %" PRIu32 " spans a lane",
                          spans_per_lane);
@@ -61,7 +70,7 @@ void lode_timeline_close(struct lode_timeline *timeline)
 {
     if (!timeline)
         return;
-    free(timeline->memory);
+    munmap(timeline->memory, memory_bytes(timeline));
     free(timeline);
 }
 
@@ -74,6 +83,14 @@ uint32_t lode_timeline_lane(struct lode_timeline *timeline, const char *name)
     snprintf(lane->name, sizeof lane->name, "%s", name);
     lane->spans = timeline->memory + (size_t)index * timeline->capacity;
     timeline->n_lanes++;
+    return index;
+}
+
+uint32_t lode_timeline_lane_of_rows(struct lode_timeline *timeline, const char *name)
+{
+    const uint32_t index = lode_timeline_lane(timeline, name);
+    if (index < timeline->n_lanes)
+        timeline->lanes[index].of_rows = true;
     return index;
 }
 
@@ -218,6 +235,47 @@ struct lode_timeline_overlap lode_timeline_overlap(const struct lode_timeline *t
     return overlap;
 }
 
+// ---- rows
+// ----------------------------------------------------------------------------------------------------
+
+// A lane as the file shows it.
+struct rows {
+    const struct span **spans; // [n] in the order of time
+    uint32_t *row_of;          // [n]
+    uint32_t n, n_rows;        // n_rows: at least 1
+};
+
+static void free_rows(struct rows *rows)
+{
+    free(rows->spans);
+    free(rows->row_of);
+}
+
+// Each span goes into the first row that is free when it begins.
+static bool fill_rows(struct rows *rows)
+{
+    uint64_t *busy_until_ns = calloc((size_t)rows->n + 1, sizeof *busy_until_ns);
+    for (uint32_t i = 0; busy_until_ns && i < rows->n; i++) {
+        uint32_t row = 0;
+        while (row < rows->n_rows && busy_until_ns[row] > rows->spans[i]->start_ns)
+            row++;
+        rows->n_rows = row < rows->n_rows ? rows->n_rows : row + 1;
+        busy_until_ns[row] = rows->spans[i]->end_ns;
+        rows->row_of[i] = row;
+    }
+    free(busy_until_ns);
+    return busy_until_ns != NULL;
+}
+
+// False without memory. Released by free_rows in any case.
+static bool make_rows(struct rows *out, const struct lane *lane)
+{
+    *out = (struct rows){.n_rows = 1};
+    out->spans = sort(&out->n, lane);
+    out->row_of = calloc((size_t)out->n + 1, sizeof *out->row_of);
+    return out->spans && out->row_of && (!lane->of_rows || fill_rows(out));
+}
+
 // ---- the file
 // ------------------------------------------------------------------------------------------------
 
@@ -240,12 +298,14 @@ static void write_microseconds(FILE *file, const char *name, uint64_t ns)
     fprintf(file, ",\"%s\":%" PRIu64 ".%03u", name, ns / 1000, (unsigned)(ns % 1000));
 }
 
-static void write_lane_name(FILE *file, const struct lane *lane, uint32_t tid)
+static void write_row_name(FILE *file, const struct lane *lane, uint32_t row, uint32_t tid)
 {
+    char name[sizeof lane->name + 16];
+    snprintf(name, sizeof name, row ? "%s %" PRIu32 : "%s", lane->name, row + 1);
     fprintf(
         file,
         ",\n{\"ph\":\"M\",\"pid\":1,\"tid\":%" PRIu32 ",\"name\":\"thread_name\",\"args\":{\"name\":", tid);
-    write_text(file, lane->name);
+    write_text(file, name);
     fprintf(file,
             "}},\n{\"ph\":\"M\",\"pid\":1,\"tid\":%" PRIu32
             ",\"name\":\"thread_sort_index\",\"args\":{\"sort_index\":%" PRIu32 "}}",
@@ -266,28 +326,34 @@ static void write_span(FILE *file, const struct span *span, uint32_t tid, uint64
     fputs("}}", file);
 }
 
+static bool write_lane(FILE *file, const struct lane *lane, uint32_t *next_tid, uint64_t first_ns)
+{
+    struct rows rows;
+    const bool complete = make_rows(&rows, lane);
+    for (uint32_t row = 0; complete && row < rows.n_rows; row++)
+        write_row_name(file, lane, row, *next_tid + row);
+    for (uint32_t i = 0; complete && i < rows.n; i++)
+        write_span(file, rows.spans[i], *next_tid + rows.row_of[i], first_ns);
+    *next_tid += rows.n_rows;
+    free_rows(&rows);
+    return complete;
+}
+
 // False without memory; whether the file took it, the file knows.
 static bool write_events(FILE *file, const struct lode_timeline *timeline)
 {
     uint64_t first_ns = 0, last_ns;
+    uint32_t next_tid = 1;
+    bool complete = true;
     range_of(&first_ns, &last_ns, timeline);
     fprintf(file,
             "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"dropped\":%" PRIu64 "},\"traceEvents\":[\n"
             "{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"lode\"}}",
             lode_timeline_dropped(timeline));
-    for (uint32_t i = 0; i < timeline->n_lanes; i++)
-        write_lane_name(file, &timeline->lanes[i], i + 1);
-    for (uint32_t i = 0; i < timeline->n_lanes; i++) {
-        uint32_t n;
-        const struct span **sorted = sort(&n, &timeline->lanes[i]);
-        if (!sorted)
-            return false;
-        for (uint32_t k = 0; k < n; k++)
-            write_span(file, sorted[k], i + 1, first_ns);
-        free(sorted);
-    }
+    for (uint32_t i = 0; i < timeline->n_lanes && complete; i++)
+        complete = write_lane(file, &timeline->lanes[i], &next_tid, first_ns);
     fputs("\n]}\n", file);
-    return true;
+    return complete;
 }
 
 static int fail_write(const char *path, int cause, struct lode_error *error)

@@ -27,6 +27,10 @@ void lode_timeline_close(struct lode_timeline *timeline);
 // nothing.
 uint32_t lode_timeline_lane(struct lode_timeline *timeline, const char *name);
 
+// One whose spans may lie above each other, as reads in flight do. The file shows it in as many rows as it
+// takes: "drive", "drive 2".
+uint32_t lode_timeline_lane_of_rows(struct lode_timeline *timeline, const char *name);
+
 // From start to end by clock_now_ns. `what` is a constant: it is kept by its address. layer: UINT32_MAX for
 // none; bytes: that were moved, 0 for none.
 void lode_timeline_span(struct lode_timeline *timeline, uint32_t lane, const char *what, uint32_t layer,

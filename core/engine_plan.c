@@ -5,7 +5,26 @@
 #include "placement/homes.h"
 #include "placement/trace_format.h"
 
+#include <stdio.h>
 #include <string.h>
+
+static void describe_gpus(struct trace_settings *out, const struct lode_engine *engine)
+{
+    const struct engine_gpus *gpus = &engine->gpus;
+    const struct lode_engine_options *options = &engine->options;
+    size_t used = 0;
+    snprintf(out->devices, sizeof out->devices, "cpu");
+    for (uint32_t g = 0; g < gpus->n && used < sizeof out->devices; g++) {
+        used += (size_t)snprintf(out->devices + used, sizeof out->devices - used, "%s%s", g ? "+" : "",
+                                 gpus->devices[g]->name);
+        out->vram_bytes[out->n_vram++] = gpus->ceiling_bytes[g];
+    }
+    if (gpus->n)
+        snprintf(out->placement, sizeof out->placement, "%s",
+                 options->unit_gpu    ? "plan"
+                 : options->placement ? options->placement
+                                      : "auto");
+}
 
 struct trace_settings engine_settings(const struct lode_engine *engine, const struct session_needs *needs,
                                       uint64_t budget_bytes)
@@ -33,10 +52,12 @@ struct trace_settings engine_settings(const struct lode_engine *engine, const st
         strcpy(out.policy, policy);
     if (strlen(predictor) < sizeof out.predictor)
         strcpy(out.predictor, predictor);
+    describe_gpus(&out, engine);
     return out;
 }
 
-// The exact budget is left out: it changes by some KB from run to run with the size of the program.
+// The exact budget is left out: it changes by some KB from run to run with the size of the program. So are
+// ceilings of GPUs, which are what was free: what lies there tells enough.
 int engine_find_plan(struct lode_engine *engine, const struct session_needs *needs, uint64_t budget_bytes,
                      struct lode_error *error)
 {
@@ -48,7 +69,8 @@ int engine_find_plan(struct lode_engine *engine, const struct session_needs *nee
         .gpu = engine->gpus.unit_gpu,
         .gpu_has_copies = true,
     };
-    const struct trace_settings settings = engine_settings(engine, needs, 0);
+    struct trace_settings settings = engine_settings(engine, needs, 0);
+    settings.n_vram = 0;
     char words[sizeof((struct trace_header *)0)->options];
     struct homes homes;
     const int rc = homes_divide(&homes, units, &request, error);

@@ -28,13 +28,32 @@ static void describe_layers(struct trace_header *out, const struct gemma_model *
                 .expert_bytes = model->units.units[model->layers[l].first_expert_unit].bytes};
 }
 
+// "AMD Ryzen 7, NVIDIA GeForce RTX 4060": the processor and the GPUs of the run, as far as they fit.
+static void describe_machine(char *out, size_t capacity, const struct lode_engine *engine)
+{
+    const struct engine_gpus *gpus = &engine->gpus;
+    struct cpu_topology topology = {0};
+    char text[512] = "";
+    if (cpu_topology_open(&topology, NULL) == 0) {
+        snprintf(text, sizeof text, "%s", topology.model);
+        cpu_topology_close(&topology);
+    }
+    for (uint32_t g = 0; g < gpus->n; g++)
+        for (uint32_t i = 0; i < gpus->list->n; i++) {
+            const struct device_found *found = &gpus->list->found[i];
+            const size_t used = strlen(text);
+            if (strcmp(found->name, gpus->devices[g]->name) == 0)
+                snprintf(text + used, sizeof text - used, "%s%s", used ? ", " : "", found->gpu.name);
+        }
+    set_text(out, capacity, text);
+}
+
 int engine_trace_open(struct lode_engine *engine, const struct session_needs *needs, uint64_t budget_bytes,
                       struct lode_error *error)
 {
     if (!engine->options.trace_path)
         return 0;
     struct trace_header *header = calloc(1, sizeof *header);
-    struct cpu_topology topology = {0};
     if (!header)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for the header of a trace");
     header->fingerprint = engine->fingerprint;
@@ -43,10 +62,7 @@ int engine_trace_open(struct lode_engine *engine, const struct session_needs *ne
         header->known &= ~(uint32_t)(TRACE_HAS_RESIDENCY | TRACE_HAS_READS);
     describe_layers(header, &engine->model);
     set_text(header->model, sizeof header->model, engine->shape.name);
-    if (cpu_topology_open(&topology, NULL) == 0) {
-        set_text(header->machine, sizeof header->machine, topology.model);
-        cpu_topology_close(&topology);
-    }
+    describe_machine(header->machine, sizeof header->machine, engine);
     set_text(header->lode_version, sizeof header->lode_version, lode_version());
     const struct trace_settings settings = engine_settings(engine, needs, budget_bytes);
     trace_settings_write(header->options, sizeof header->options, &settings);

@@ -216,6 +216,14 @@ void io_unregister(struct io *io)
         io->engine->ops->drop_memory(io->engine);
 }
 
+void io_tell_timeline(struct io *io, struct lode_timeline *timeline, uint32_t lane)
+{
+    lock(io);
+    io->queue->timeline = timeline;
+    io->queue->timeline_lane = lane;
+    unlock(io);
+}
+
 // ---- requests
 
 static int check_request(const struct io *io, const struct io_request *request, struct lode_error *error)

@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 struct io;
+struct lode_timeline;
 
 // What a direct read needs of offsets, lengths and addresses, at most.
 #define IO_ALIGN_BYTES ((uint64_t)4096)
@@ -40,6 +41,7 @@ struct io_request {
     // If besides buffer and offset are equal modulo IO_ALIGN_BYTES, a direct read goes straight into the
     // buffer; else it goes through memory of the room and is copied.
     bool padded;
+    uint32_t told_layer; // of the caller's, for a timeline: 1 + the layer that it is of; 0: none
 };
 
 // Bytes that a buffer takes whose address is equal to the offset modulo IO_ALIGN_BYTES, with its padding.
@@ -138,6 +140,11 @@ uint32_t io_pending(const struct io *io);
 // The present, in the time that this io reads in: the machine's monotonic clock, or the virtual one of a
 // simulated drive (io_sim.h). Only differences mean something; never 0.
 uint64_t io_now_ns(const struct io *io);
+
+// From now on requests are told as spans on a lane of rows of the timeline, until it is NULL: from when the
+// first piece was handed to the drive until the last one was back, with the bytes that were asked for. The
+// span's name is the request's priority at its end. The lane is this io's alone.
+void io_tell_timeline(struct io *io, struct lode_timeline *timeline, uint32_t lane);
 
 struct io_counters {
     uint64_t read_bytes;    // that came from the files, alignment included

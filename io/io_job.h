@@ -24,6 +24,7 @@ struct io_job {
     int error_number;      // of the first piece that failed; 0 when the file ended early
     uint64_t fault_offset; // where in the file that piece could not go on
     uint32_t fault_copy;
+    uint64_t begun_ns, read_ns; // when its first read was begun, 0: never, and its last one ended
 };
 
 // One read of a piece as the kernel sees it: it may cover more than what is wanted.

@@ -1,6 +1,7 @@
 // The common queue of the engines; see io_queue.h.
 #include "io/io_queue.h"
 #include "base/clock.h"
+#include "base/timeline.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -67,8 +68,20 @@ static void leave_queued(struct io_queue *queue, struct io_job *job)
     io_job_list_remove(&queue->queued[job->request.priority], job);
 }
 
+static void tell_job(const struct io_queue *queue, const struct io_job *job)
+{
+    static const char *const names[IO_PRIORITIES] = {
+        [IO_DEMAND] = "read", [IO_AHEAD] = "read ahead", [IO_PREFETCH] = "read on a guess"};
+    const struct io_request *request = &job->request;
+    if (queue->timeline && job->begun_ns)
+        lode_timeline_span(queue->timeline, queue->timeline_lane, names[request->priority],
+                           request->told_layer ? request->told_layer - 1 : UINT32_MAX,
+                           request->length - job->given_up_bytes, job->begun_ns, job->read_ns);
+}
+
 static void end_job(struct io_queue *queue, struct io_job *job)
 {
+    tell_job(queue, job);
     io_job_list_append(&queue->ended, job);
     queue->n_ended++;
     queue->counters.failed_requests += job->status == IO_FAILED;
@@ -95,6 +108,8 @@ static void begin_read(struct io_queue *queue, struct io_piece *piece)
     io_drive_begin(copy_of(piece)->drive, piece->read.length, start_ns);
     if (queue->n_in_flight++ == 0)
         queue->busy_since_ns = start_ns;
+    if (!piece->job->begun_ns)
+        piece->job->begun_ns = start_ns;
     queue->counters.reads++;
 }
 
@@ -102,6 +117,7 @@ static void end_read(struct io_queue *queue, const struct io_piece *piece)
 {
     uint64_t end_ns = now_ns(queue);
     io_drive_end(copy_of(piece)->drive, piece->read.length, piece->came_bytes > 0, end_ns);
+    piece->job->read_ns = end_ns;
     if (--queue->n_in_flight == 0)
         queue->counters.busy_ns += end_ns - queue->busy_since_ns;
     queue->counters.read_bytes += piece->came_bytes;

@@ -25,6 +25,8 @@ struct io_queue {
     struct io_counters counters;
     uint64_t busy_since_ns;
     const uint64_t *virtual_now_ns; // of an engine in virtual time; NULL: the machine's clock
+    struct lode_timeline *timeline; // NULL: nothing is told
+    uint32_t timeline_lane;
 };
 
 // Without the lock. `files` must outlive the queue.

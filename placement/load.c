@@ -292,6 +292,7 @@ static int submit_next(struct loader *loader, struct lode_error *error)
         .tag = read_tag(READ_LOAD, id),
         .priority = IO_DEMAND,
         .padded = true,
+        .told_layer = table->units[read->unit].layer + 1, // UNIT_NO_LAYER becomes 0
     };
     struct lode_error cause;
     if (io_submit(residency->io, &request, &cause) != 0)

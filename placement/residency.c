@@ -71,6 +71,7 @@ int residency_read_unit(struct residency *residency, uint32_t unit_id, uint64_t 
             .tag = tag,
             .priority = priority,
             .padded = true,
+            .told_layer = unit->layer + 1, // UNIT_NO_LAYER becomes 0
         };
         struct lode_error cause;
         if (io_submit(residency->io, &request, &cause) != 0)

@@ -100,6 +100,7 @@ static int read_next(struct ring *ring, uint64_t start, uint64_t bytes, struct l
         .tag = read_tag(READ_RING, index),
         .priority = IO_AHEAD,
         .padded = true,
+        .told_layer = residency->table->units[streamed->unit].layer + 1, // UNIT_NO_LAYER becomes 0
     };
     struct lode_error cause;
     if (io_submit(residency->io, &request, &cause) != 0)

@@ -13,7 +13,7 @@ struct text {
 // A word that does not fit is left out, as a whole.
 __attribute__((format(printf, 2, 3))) static void add(struct text *text, const char *format, ...)
 {
-    char word[160];
+    char word[256];
     va_list arguments;
     va_start(arguments, format);
     const int n = vsnprintf(word, sizeof word, format, arguments);
@@ -38,6 +38,22 @@ static void add_name(struct text *text, const char *key, const char *name, size_
     add(text, "%s=%s", key, name);
 }
 
+// Numbers with '+' between them; none: no word.
+static void add_list(struct text *text, const char *key, const uint64_t *values, uint32_t n)
+{
+    char list[TRACE_MAX_GPUS * 24];
+    size_t used = 0;
+    for (uint32_t i = 0; i < n && i < TRACE_MAX_GPUS; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%" PRIu64, i ? "+" : "", values[i]);
+    if (used)
+        add(text, "%s=%s", key, list);
+}
+
+bool trace_settings_have_gpus(const struct trace_settings *settings)
+{
+    return settings->devices[0] && strcmp(settings->devices, "cpu") != 0;
+}
+
 void trace_settings_write(char *out, size_t capacity, const struct trace_settings *s)
 {
     struct text text = {out, capacity, 0};
@@ -55,6 +71,9 @@ void trace_settings_write(char *out, size_t capacity, const struct trace_setting
     add(&text, "queue=%" PRIu32, s->queue_depth);
     add(&text, "warm=%d", s->warm);
     add(&text, "direct=%d", s->direct);
+    add_name(&text, "devices", s->devices, sizeof s->devices);
+    add_list(&text, "vram", s->vram_bytes, s->n_vram);
+    add_name(&text, "placement", s->placement, sizeof s->placement);
     add(&text, "threads=%" PRIu32, s->threads);
 }
 
@@ -86,6 +105,26 @@ static void read_name(char *out, size_t capacity, const char *value, size_t n)
     out[n] = '\0';
 }
 
+static int read_list(struct trace_settings *s, const char *key, const char *value, size_t n,
+                     struct lode_error *error)
+{
+    const char *end = value + n;
+    int code = 0;
+    s->n_vram = 0;
+    while (!code) {
+        const char *plus = memchr(value, '+', (size_t)(end - value));
+        const size_t length = (size_t)((plus ? plus : end) - value);
+        if (s->n_vram == TRACE_MAX_GPUS)
+            return lode_fail(error, LODE_ERR_FORMAT, "the settings of the trace say %s= of more than %d GPUs",
+                             key, TRACE_MAX_GPUS);
+        code = read_number(&s->vram_bytes[s->n_vram++], key, value, length, UINT64_MAX, error);
+        if (!plus)
+            break;
+        value = plus + 1;
+    }
+    return code;
+}
+
 static int read_word(struct trace_settings *s, const char *word, size_t n, struct lode_error *error)
 {
     const struct {
@@ -95,6 +134,7 @@ static int read_word(struct trace_settings *s, const char *word, size_t n, struc
         bool *flag;
         char *name;
         size_t capacity;
+        bool is_list; // of vram_bytes
     } keys[] = {
         {.key = "weights", .wide = &s->weights_bytes},
         {.key = "ring", .wide = &s->ring_bytes},
@@ -108,6 +148,9 @@ static int read_word(struct trace_settings *s, const char *word, size_t n, struc
         {.key = "kv", .name = s->kv, .capacity = sizeof s->kv},
         {.key = "policy", .name = s->policy, .capacity = sizeof s->policy},
         {.key = "predictor", .name = s->predictor, .capacity = sizeof s->predictor},
+        {.key = "devices", .name = s->devices, .capacity = sizeof s->devices},
+        {.key = "placement", .name = s->placement, .capacity = sizeof s->placement},
+        {.key = "vram", .is_list = true},
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const size_t key = strlen(keys[i].key);
@@ -117,6 +160,8 @@ static int read_word(struct trace_settings *s, const char *word, size_t n, struc
             read_name(keys[i].name, keys[i].capacity, word + key + 1, n - key - 1);
             return 0;
         }
+        if (keys[i].is_list)
+            return read_list(s, keys[i].key, word + key + 1, n - key - 1, error);
         uint64_t value;
         const uint64_t most = keys[i].wide ? UINT64_MAX : keys[i].count ? UINT32_MAX : 1;
         const int code = read_number(&value, keys[i].key, word + key + 1, n - key - 1, most, error);

@@ -27,10 +27,11 @@ static const char usage[] =
     "Usage: lode tune [OPTION]... [MODEL]\n"
     "\n"
     "Finds by measuring what a model file cannot tell: the threads, prefetch, queue depth, ring, batch\n"
-    "and policy that make a turn fastest on this machine, under this --ram. Each value is measured in\n"
-    "turns with the settings so far; it must generate the same tokens and gain 3%, and so must all of\n"
-    "it against the defaults at the end. The result is kept, and lode run and chat use it. What the\n"
-    "command line fixes is not tried. Ctrl-C ends it, and the next lode tune goes on from there.\n"
+    "and policy that make a turn fastest on this machine, under this --ram and with these GPUs. Each\n"
+    "value is measured in turns with the settings so far; it must generate the same tokens (which are not\n"
+    "compared with GPUs) and gain 3%, and so must all of it against the defaults at the end. The result\n"
+    "is kept, and lode run and chat with the same --ram and GPUs use it. What the command line fixes is\n"
+    "not tried. Ctrl-C ends it, and the next lode tune goes on from there.\n"
     "\n"
     "  --seconds N           at most so many (300)\n"
     "  -p, --prefill N       tokens of the prompt of a turn (1024 for small models, 128 for large ones)\n"
@@ -39,7 +40,7 @@ static const char usage[] =
     "  --restart             forget what an unfinished lode tune has measured\n"
     "  --show                what is kept; --forget removes it\n"
     "  --json                one JSON object instead of the table\n"
-    "  -c, --context N       tokens of the timeline (what a turn needs)\n" MODEL_USAGE
+    "  -c, --context N       tokens of the timeline (what a turn needs)\n" MODEL_DEVICE_USAGE MODEL_USAGE
     "Exit: 0 done, 1 failed or too little time, 2 usage, 130 interrupted, 143 terminated.\n"
     "Examples: lode tune gemma-4-26B-A4B-it-Q4_0.gguf --ram 8G\n"
     "          lode tune --show m.gguf\n";
@@ -54,6 +55,7 @@ enum { FEWEST_RUNS = 4 * TUNE_PAIRS };
 struct command_tune {
     struct model_options model;
     struct model_options base; // what lode run would take: the command line, and a plan
+    struct model_plan plan;    // which engines take the places of units from
     uint32_t seconds, prefill, decode;
     uint64_t seed;
     bool restart, show, forget, json;
@@ -75,6 +77,7 @@ static bool parse(struct command_tune *t, int argc, char **argv, int *exit_code)
     const struct option options[] = {
         MODEL_OPTIONS(t->model),
         SESSION_OPTIONS(t->model),
+        MODEL_DEVICE_OPTIONS(t->model.gpus),
         OPTION_IS_COUNT("seconds", 0, &t->seconds, 1, 7 * 24 * 3600),
         OPTION_IS_COUNT("prefill", 'p', &t->prefill, 1, 1 << 20),
         OPTION_IS_COUNT("decode", 'n', &t->decode, 2, 1 << 20),
@@ -122,11 +125,12 @@ static int show(const struct command_tune *t)
     struct lode_error error = {0};
     struct tuned tuned;
     bool found;
-    if (tuned_read(&tuned, &found, t->model.path, t->model.ram_bytes, &error))
+    if (tuned_read(&tuned, &found, &t->model, &error))
         return message_failed(command, &error);
     if (!found) {
-        message_note(command, "nothing is kept of %s%s; lode tune writes %s", t->model.path,
-                     t->model.ram_bytes ? " under this ceiling" : " without a ceiling (--ram)", t->path);
+        message_note(command, "nothing is kept of %s%s%s; lode tune writes %s", t->model.path,
+                     t->model.ram_bytes ? " under this ceiling" : " without a ceiling (--ram)",
+                     t->model.gpus.n ? " with these GPUs" : "", t->path);
         return EXIT_FAILED;
     }
     if (t->json)
@@ -159,8 +163,7 @@ static int store(struct command_tune *t, struct lode_error *error)
     const struct tune_settings none = {0}, *best = &t->search.best;
     const bool tuned = t->search.outcome == TUNE_TUNED;
     const struct tune_settings *s = tuned ? best : &none;
-    struct tuned kept = {.ram_bytes = t->model.ram_bytes,
-                         .threads = s->threads,
+    struct tuned kept = {.threads = s->threads,
                          .batch = s->batch,
                          .queue_depth = s->queue_depth,
                          .prefetch_ranks = s->prefetch_ranks,
@@ -170,7 +173,7 @@ static int store(struct command_tune *t, struct lode_error *error)
                          .prefill_gain = tuned ? t->search.final->prefill_ratio : 1};
     snprintf(kept.policy, sizeof kept.policy, "%s", s->policy);
     utc_time_now(kept.made);
-    return tuned_write(&kept, t->model.path, error);
+    return tuned_write(&kept, &t->model, error);
 }
 
 // ---- what the search asks and tells
@@ -254,13 +257,13 @@ static int choose_turn(struct command_tune *t, struct lode_error *error)
 // Without a plan the defaults of the engine are what is improved.
 static int plan_base(struct command_tune *t, struct lode_error *error)
 {
-    struct model_plan plan = {.prompt_tokens = t->prefill, .generated_tokens = t->decode, .is_silent = true};
-    t->base.plan = &plan;
+    t->plan =
+        (struct model_plan){.prompt_tokens = t->prefill, .generated_tokens = t->decode, .is_silent = true};
+    t->base.plan = &t->plan;
     const int code = model_plan_begin(&t->base, command, error);
     if (!code)
         model_plan_settle(&t->base, t->base.context);
-    t->base.plan = NULL;
-    model_plan_close(&plan);
+    t->plan.is_settled = true;
     return code;
 }
 
@@ -281,11 +284,15 @@ static bool is_fixed(const struct model_options *m, enum tune_knob knob)
 static void describe_conditions(struct command_tune *t)
 {
     const struct model_options *m = &t->base;
+    char gpus[TUNED_DEVICES_SIZE];
+    model_gpus_describe(gpus, sizeof gpus, &m->gpus);
     snprintf(t->conditions, sizeof t->conditions,
              "lode %s, turn %" PRIu32 "+%" PRIu32 ", seed %" PRIu64 ", context %" PRIu32
-             ", isa %d, kv %d, io %d, mirror %d, repack %d, fixed: threads %" PRIu32 ", prefetch %d %" PRIu32
-             ", queue %" PRIu32 ", ring %" PRIu64 ", batch %" PRIu32 ", policy %s",
-             lode_version(), t->prefill, t->decode, t->seed, m->context, m->isa, m->kv, m->io,
+             ", GPUs %s, vram %" PRIu64
+             ", placement %d %d, isa %d, kv %d, io %d, mirror %d, repack %d, fixed: threads %" PRIu32
+             ", prefetch %d %" PRIu32 ", queue %" PRIu32 ", ring %" PRIu64 ", batch %" PRIu32 ", policy %s",
+             lode_version(), t->prefill, t->decode, t->seed, m->context, gpus[0] ? gpus : "-",
+             m->gpus.vram_bytes, m->gpus.placement, t->plan.unit_gpu != NULL, m->isa, m->kv, m->io,
              m->mirror != NULL, !m->no_repack, m->threads, m->no_prefetch, m->prefetch_ranks, m->queue_depth,
              m->ring_bytes, m->batch, m->policy ? m->policy : "-");
 }
@@ -359,6 +366,12 @@ static int tell_outcome(struct command_tune *t)
         json_t *object = json_object();
         json_object_set_new(object, "model", json_out_text(t->model.path, strlen(t->model.path)));
         json_object_set_new(object, "ram_bytes", json_integer((json_int_t)t->model.ram_bytes));
+        char gpus[TUNED_DEVICES_SIZE];
+        model_gpus_describe(gpus, sizeof gpus, &t->model.gpus);
+        json_object_set_new(object, "gpus", gpus[0] ? json_out_text(gpus, strlen(gpus)) : json_null());
+        json_object_set_new(object, "vram_bytes", json_integer((json_int_t)t->model.gpus.vram_bytes));
+        json_object_set_new(object, "placement",
+                            json_string(model_placement_choices[t->model.gpus.placement]));
         tune_report_outcome_json(&t->report, &t->search, object);
         json_object_set_new(object, "candidates", json_incref(t->candidates));
         json_object_set_new(object, "left_out", json_incref(t->left_out));
@@ -420,6 +433,20 @@ static int search(struct command_tune *t, struct lode_error *error)
     return code;
 }
 
+static void tell_gpus(const struct command_tune *t)
+{
+    char gpus[TUNED_DEVICES_SIZE];
+    model_gpus_describe(gpus, sizeof gpus, &t->model.gpus);
+    if (gpus[0])
+        message_note(command,
+                     "with %s beside the CPU, placed %s; tokens are not compared, for a GPU sums in another "
+                     "order",
+                     gpus,
+                     t->plan.unit_gpu                                      ? "as planned"
+                     : t->model.gpus.placement == MODEL_PLACEMENT_BY_LAYER ? "by layers"
+                                                                           : "by rule");
+}
+
 static int tune(struct command_tune *t)
 {
     struct lode_error error = {0};
@@ -435,6 +462,7 @@ static int tune(struct command_tune *t)
                  "measuring for at most %" PRIu32 " seconds (--seconds); the machine should have "
                  "nothing else to do. Ctrl-C keeps what is known",
                  t->seconds);
+    tell_gpus(t);
     t->start_s = now_s(NULL);
     t->runner = (struct tune_runner){.base = &t->base,
                                      .command = command,
@@ -456,9 +484,13 @@ static int execute(struct command_tune *t)
     int code = model_find(&t->model, command);
     if (code)
         return code;
-    code = tuned_path(t->path, t->model.path, t->model.ram_bytes, ".json", &error);
+    code = model_check_gpus(&t->model, &error);
     if (!code)
-        code = tuned_path(t->state_path, t->model.path, t->model.ram_bytes, ".unfinished", &error);
+        code = model_gpus_find(&t->model.gpus, &error);
+    if (!code)
+        code = tuned_path(t->path, &t->model, ".json", &error);
+    if (!code)
+        code = tuned_path(t->state_path, &t->model, ".unfinished", &error);
     if (code)
         return message_failed(command, &error);
     t->candidates = json_array();
@@ -477,6 +509,7 @@ int cmd_tune(int argc, char **argv)
     t->seconds = 300;
     if (parse(t, argc, argv, &code))
         code = execute(t);
+    model_plan_close(&t->plan);
     json_decref(t->candidates);
     json_decref(t->left_out);
     free(t);

@@ -137,10 +137,25 @@ static void find_heat(struct model_options *options)
 // What the command line leaves open is as it was tuned, and what that leaves open as it is planned.
 static int settle_open(struct model_options *options, const char *command, struct lode_error *error)
 {
-    if (!options->plan || options->plan->mode == MODEL_PLAN_OFF)
+    if (!options->plan || options->plan->mode == MODEL_PLAN_OFF || options->plan->is_settled)
         return LODE_OK;
     tuned_apply(options, command);
     return model_plan_begin(options, command, error);
+}
+
+int model_check_gpus(struct model_options *options, struct lode_error *error)
+{
+    // Mapped files stay in the memory of the host, and no GPU is used unless it is asked for.
+    if (!options->gpus.devices && options->io && strcmp(model_io_choices[options->io], "mmap") == 0)
+        options->gpus.found = true;
+    const int code = model_gpus_check(&options->gpus, error);
+    if (!code && options->gpus.n && options->io && strcmp(model_io_choices[options->io], "mmap") == 0)
+        return lode_fail(
+            error, LODE_ERR_ARGUMENT,
+            "--io mmap leaves the weights where the files are mapped, which %s cannot use; leave "
+            "it out, or take --devices cpu",
+            options->gpus.info[0].name);
+    return code;
 }
 
 int model_open(struct lode_engine **out, struct model_options *options, const char *command,
@@ -153,10 +168,11 @@ int model_open(struct lode_engine **out, struct model_options *options, const ch
         options->predictor = NULL;
         options->no_prefetch = true;
     }
-    // Mapped files stay in the memory of the host, unless GPUs are asked for.
-    if (!options->gpus.devices && options->io && strcmp(model_io_choices[options->io], "mmap") == 0)
-        options->gpus.found = true;
-    int code = model_gpus_check(&options->gpus, error);
+    int code = model_check_gpus(options, error);
+    if (!code && model_gpus_omit_cpu(&options->gpus) && !options->quiet)
+        message_note(command,
+                     "--devices names no cpu, which computes all the same with what the GPUs have no "
+                     "room for");
     if (!code)
         code = settle_open(options, command, error);
     if (code)

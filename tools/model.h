@@ -79,6 +79,10 @@ extern const char *const model_io_choices[];
 // which a note tells. Returns the exit code; the path is valid as long as the program.
 int model_find(struct model_options *options, const char *command);
 
+// Finds the GPUs of the run where the command line says something of them, and refuses what cannot act
+// (model_gpus_check). Returns a lode_code.
+int model_check_gpus(struct model_options *options, struct lode_error *error);
+
 // Opens the model, as planned where the command plans (model_plan.h). The options must outlive the engine.
 // Returns a lode_code.
 int model_open(struct lode_engine **out, struct model_options *options, const char *command,

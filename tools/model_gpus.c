@@ -2,6 +2,7 @@
 
 #include "profiles/machine_profile.h"
 #include "tools/new_file.h"
+#include "tools/text.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -29,9 +30,10 @@ int model_gpus_find(struct model_gpus *gpus, struct lode_error *error)
 {
     if (gpus->found)
         return LODE_OK;
-    int code = lode_devices_used(gpus->info, &gpus->n, LODE_PLAN_GPUS, gpus->devices, error);
+    struct lode_error cause = {0};
+    int code = lode_devices_used(gpus->info, &gpus->n, LODE_PLAN_GPUS, gpus->devices, &cause);
     if (code)
-        return lode_fail_in(error, "--devices");
+        return lode_fail(error, code, "--devices: %s; name others, or none (--devices cpu)", cause.text);
     gpus->found = true;
     return LODE_OK;
 }
@@ -48,18 +50,59 @@ static int check_timeline(const char *path, struct lode_error *error)
     return code;
 }
 
+static int check_ceiling(const struct model_gpus *gpus, struct lode_error *error)
+{
+    char asked[TEXT_NUMBER_SIZE], there[TEXT_NUMBER_SIZE];
+    for (size_t i = 0; i < gpus->n; i++)
+        if (gpus->info[i].memory_bytes && gpus->vram_bytes > gpus->info[i].memory_bytes)
+            return lode_fail(error, LODE_ERR_ARGUMENT,
+                             "--vram %s is more than the %s of %s; give no more than that, or leave it out "
+                             "and what is free there is used",
+                             text_bytes(asked, gpus->vram_bytes),
+                             text_bytes(there, gpus->info[i].memory_bytes), gpus->info[i].name);
+    return LODE_OK;
+}
+
 int model_gpus_check(struct model_gpus *gpus, struct lode_error *error)
 {
     int code = model_gpus_are_given(gpus) ? model_gpus_find(gpus, error) : LODE_OK;
     if (code)
         return code;
     if (gpus->vram_bytes && !gpus->n)
-        return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "--vram is a ceiling for GPUs, and this run has none (lode devices)");
+        return lode_fail(
+            error, LODE_ERR_ARGUMENT,
+            "--vram is a ceiling for GPUs, and this run has none; leave it out, or name one with "
+            "--devices (lode devices tells which there are)");
     if (gpus->placement == MODEL_PLACEMENT_BY_LAYER && !gpus->n)
         return lode_fail(error, LODE_ERR_ARGUMENT,
-                         "--placement by-layer puts layers on GPUs, and this run has none (lode devices)");
+                         "--placement by-layer puts layers on GPUs, and this run has none; leave it out, or "
+                         "name one with --devices (lode devices tells which there are)");
+    code = check_ceiling(gpus, error);
+    if (code)
+        return code;
     return gpus->timeline ? check_timeline(gpus->timeline, error) : LODE_OK;
+}
+
+bool model_gpus_omit_cpu(const struct model_gpus *gpus)
+{
+    if (!gpus->devices || !gpus->n)
+        return false;
+    for (const char *at = gpus->devices; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+        if (strcspn(at, ",") == 3 && strncmp(at, "cpu", 3) == 0)
+            return false;
+    return true;
+}
+
+void model_gpus_describe(char *out, size_t capacity, const struct model_gpus *gpus)
+{
+    size_t used = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < gpus->n && used < capacity; i++)
+        used += (size_t)snprintf(out + used, capacity - used, "%s%s %s", i ? ", " : "", gpus->info[i].name,
+                                 gpus->info[i].description);
+    for (char *c = out; *c; c++)
+        if (*c < ' ' || *c > '~')
+            *c = '?';
 }
 
 // ---- in a profile

@@ -32,12 +32,14 @@ struct model_gpus {
     struct lode_device_info info[LODE_PLAN_GPUS];
 };
 
-// Entries of an option table, and their line in the help; `g` is a struct model_gpus.
-#define MODEL_GPU_OPTIONS(g)                                                                                 \
+// Entries of an option table, and their line in the help; `g` is a struct model_gpus. The first for commands
+// that have no one run to draw a timeline of.
+#define MODEL_DEVICE_OPTIONS(g)                                                                              \
     {.name = "devices", .kind = OPTION_CALL, .target = &(g), .parse = model_gpus_parse},                     \
         OPTION_IS_BYTES("vram", &(g).vram_bytes, MODEL_LEAST_VRAM_BYTES),                                    \
-        OPTION_IS_CHOICE("placement", &(g).placement, model_placement_choices),                              \
-        OPTION_IS_TEXT("timeline", 0, &(g).timeline)
+        OPTION_IS_CHOICE("placement", &(g).placement, model_placement_choices)
+#define MODEL_GPU_OPTIONS(g) MODEL_DEVICE_OPTIONS(g), OPTION_IS_TEXT("timeline", 0, &(g).timeline)
+#define MODEL_DEVICE_USAGE "  --devices cuda0,cpu|…  (lode devices)  --vram SIZE  --placement auto|by-layer\n"
 #define MODEL_GPU_USAGE                                                                                      \
     "  --devices cuda0,cpu|…  (lode devices)  --vram SIZE  --placement auto|by-layer  --timeline FILE\n"
 
@@ -54,6 +56,13 @@ int model_gpus_find(struct model_gpus *gpus, struct lode_error *error);
 // Before anything long begins: finds what was named, and refuses what could not act, as a ceiling for GPUs
 // that are not there, or a timeline that cannot be written.
 int model_gpus_check(struct model_gpus *gpus, struct lode_error *error);
+
+// Whether a list of devices was given that names GPUs but not the CPU, which computes too.
+bool model_gpus_omit_cpu(const struct model_gpus *gpus);
+
+// The GPUs of the run, once they are found, by name and card: "cuda0 NVIDIA GeForce RTX 4060, hip0 …" in
+// plain characters; empty without GPUs. What does not fit is left out.
+void model_gpus_describe(char *out, size_t capacity, const struct model_gpus *gpus);
 
 // The GPUs of the run in a profile, [gpus->n] indices of its list. A card is known by its name and the kind
 // of its kernels; of equal ones each is another. LODE_ERR_ARGUMENT names one that the profile does not know.

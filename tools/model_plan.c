@@ -301,7 +301,7 @@ static void replan(struct model_plan *plan, struct model_options *options, uint3
 void model_plan_settle(struct model_options *options, uint32_t context)
 {
     struct model_plan *plan = options->plan;
-    if (!plan || !plan->made || !context)
+    if (!plan || !plan->made || plan->is_settled || !context)
         return;
     replan(plan, options, context, plan->given_batch);
     if (!plan->given_batch)
@@ -322,7 +322,7 @@ static void say_expected(const struct model_plan *plan, const char *command)
 void model_plan_tell(struct model_options *options, const char *command, uint32_t context)
 {
     struct model_plan *plan = options->plan;
-    if (!plan || !plan->made)
+    if (!plan || !plan->made || plan->is_settled)
         return;
     if (plan->asked.context != context || !options->batch)
         replan(plan, options, context, options->batch ? options->batch : DEFAULT_BATCH);

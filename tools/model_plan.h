@@ -20,6 +20,9 @@ struct model_plan {
     uint32_t prompt_tokens, generated_tokens;
     bool is_silent;   // nothing is predicted: the command does other work than a turn
     bool keeps_batch; // prefill steps are those of the command line or the default's
+    // It was made before, for the same devices and session: engines take from it where units go and the
+    // profile, and nothing is planned, predicted or filled in any more.
+    bool is_settled;
 
     bool made;
     struct lode_plan plan;

@@ -28,6 +28,11 @@ static int replay_one(struct replayed *r, const struct simulation_model *model,
                       const struct machine_profile *profile, struct lode_error *error)
 {
     int code = trace_settings_read(&r->settings, r->trace->header.options, error);
+    if (!code && trace_settings_have_gpus(&r->settings))
+        code = lode_fail(error, LODE_ERR_UNSUPPORTED,
+                         "%s computed beside the CPU, and GPUs are not simulated; record a run with "
+                         "--devices cpu to compare with",
+                         r->settings.devices);
     if (!code)
         code = simulate_replay(&r->replay, model, r->trace, profile, error);
     if (code) {

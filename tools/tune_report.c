@@ -1,6 +1,7 @@
 #include "tools/tune_report.h"
 
 #include "tools/json_out.h"
+#include "tools/text.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -130,6 +131,13 @@ void tune_report_stored(const struct tuned *tuned)
         printf("decode           %.2fx of the defaults\n", tuned->decode_gain);
         printf("prefill          %.2fx\n", tuned->prefill_gain);
     }
+    if (tuned->devices[0]) {
+        char bytes[TEXT_NUMBER_SIZE];
+        printf("GPUs             %s\n", tuned->devices);
+        printf("of their memory  %s\n",
+               tuned->vram_bytes ? text_bytes(bytes, tuned->vram_bytes) : "what is free");
+        printf("placement        %s\n", tuned->by_layer ? "by-layer" : "auto");
+    }
     printf("measured         %s\n", tuned->made);
 }
 
@@ -210,6 +218,9 @@ int tune_report_stored_json(const struct tuned *tuned, const char *model_path)
     json_object_set_new(object, "model", text_json(model_path));
     json_object_set_new(object, "made", text_json(tuned->made));
     json_object_set_new(object, "ram_bytes", json_integer((json_int_t)tuned->ram_bytes));
+    json_object_set_new(object, "gpus", tuned->devices[0] ? text_json(tuned->devices) : json_null());
+    json_object_set_new(object, "vram_bytes", json_integer((json_int_t)tuned->vram_bytes));
+    json_object_set_new(object, "placement", text_json(tuned->by_layer ? "by-layer" : "auto"));
     json_object_set_new(object, "settings", settings_json(&settings));
     json_object_set_new(object, "decode_gain", json_out_number(tuned->decode_gain));
     json_object_set_new(object, "prefill_gain", json_out_number(tuned->prefill_gain));

@@ -73,7 +73,8 @@ static bool are_other_tokens(struct tune_runner *r)
         memcpy(r->reference, r->generated, bytes);
         r->n_reference = r->n_generated;
     }
-    return r->n_generated != r->n_reference || memcmp(r->reference, r->generated, bytes) != 0;
+    return !r->base->gpus.n &&
+           (r->n_generated != r->n_reference || memcmp(r->reference, r->generated, bytes) != 0);
 }
 
 // ---- opening
@@ -140,7 +141,8 @@ static bool engine_fits(const struct tune_runner *r, const struct tune_settings 
 {
     struct tune_settings same = r->settings;
     same.batch = settings->batch;
-    return r->engine && r->session && !r->offload.offloaded && tune_settings_equal(&same, settings);
+    return r->engine && r->session && !r->offload.offloaded && tune_settings_equal(&same, settings) &&
+           (!r->base->gpus.n || !lode_engine_shape(r->engine)->n_experts);
 }
 
 static int make_ready(struct tune_runner *r, const struct tune_settings *settings, struct lode_error *error)

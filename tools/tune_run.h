@@ -28,7 +28,9 @@ struct tune_runner {
 };
 
 // One engine is open at a time. Where all weights stay in memory it is kept for the next turn if the settings
-// allow; where they come and go every turn begins with a loading, so that all find the same in memory.
+// allow; where they come and go, or a GPU has copies of experts, which are exchanged between turns, every
+// turn begins with a loading, so that all find the same in memory. With GPUs no tokens are other_tokens: sums
+// are in another order where an expert is computed elsewhere.
 int tune_runner_measure(struct tune_runner *runner, struct tune_run *out,
                         const struct tune_settings *settings, const char *what, struct lode_error *error);
 

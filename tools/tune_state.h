@@ -4,7 +4,7 @@
 
 #include "tools/tune_search.h"
 
-enum { TUNE_CONDITIONS_SIZE = 512 };
+enum { TUNE_CONDITIONS_SIZE = 1024 };
 
 // Fills the journal with what was measured under the same conditions. *out_other tells that the file is of
 // others, which makes it worthless; then, and without a file, the journal is empty. A damaged file is an

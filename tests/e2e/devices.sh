@@ -76,8 +76,16 @@ if ! grep -q '^  simt0 ' <<<"$table"; then
 fi
 expect_match "$table" "simt0 executes a GPU's kernels on the CPU, for tests: its time is not a GPU's" "what simt0 is"
 expect_refusal 2 "simt0 is named twice" "a device twice" run -m "$MODEL" -p x -n 1 --devices simt0,cpu,simt0
-expect_refusal 1 "there is no device simt9; there are cpu, .*simt0" "an emulation too many" \
+expect_refusal 1 "there is no device simt9; there are cpu, .*simt0.*; name others, or none" "an emulation too many" \
     run -m "$MODEL" -p x -n 1 --devices simt9
+expect_refusal 1 "--vram 65.0 MiB is more than the 64.0 MiB of simt0; .*leave it out" "a ceiling above the card" \
+    run -m "$MODEL" -p x -n 1 --devices simt0:memory=64M,cpu --vram 65M
+expect_refusal 1 "--vram 65.0 MiB is more than the 64.0 MiB of simt1" "chat, a ceiling above the second card" \
+    chat -m "$MODEL" --devices simt0,simt1:memory=64M --vram 65M </dev/null
+expect_refusal 1 "--io mmap leaves the weights .*simt0 cannot use; leave it out" "mapped files and a GPU" \
+    run -m "$MODEL" -p x -n 1 --devices simt0,cpu --io mmap
+expect_refusal 1 "simt0: .*scratch.*--devices leaves it out" "a ceiling below the scratch" \
+    run -m "$MODEL" -p x -n 1 --devices simt0,cpu --vram 1M
 
 same_text() { # WHAT OPTION...
     local what=$1
@@ -114,7 +122,9 @@ same_text "simt0" --devices simt0,cpu
 expect_match "$ERR" '^lode run: simt0: [0-9.]+ [KMG]iB of weights' "the line about a GPU"
 expect_stat '.gpus | length == 1 and .[0].name == "simt0" and .[0].pinned_bytes > 0 and .[0].kv_bytes > 0' "simt0 has weights and K and V"
 expect_stat '.gpus[0] | .pool_used <= .pool_slots and .hits > 0 and .hit_rate > 0' "simt0 has experts"
+[[ $ERR != *"names no cpu"* ]] || fail "simt0,cpu: the note of a list without cpu"
 same_text "two GPUs" --devices simt1,simt0
+expect_match "$ERR" "--devices names no cpu, which computes all the same" "a list without cpu"
 expect_stat '[.gpus[].name] == ["simt1", "simt0"]' "two GPUs, in the order of the list"
 same_text "a GPU with little memory" --devices simt0:memory=6M,cpu
 expect_stat '.gpus[0] | .pinned_bytes + .pool_bytes + .kv_bytes + .scratch_bytes <= 6291456' "within the device's memory"

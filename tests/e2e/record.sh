@@ -20,6 +20,7 @@ expect_match "$OUT" '^model +tiny-moe, fingerprint [0-9a-f]{16}$' "model"
 expect_match "$OUT" '^ +8 layers, 4 of 32 experts for a token' "layers"
 expect_match "$OUT" '^recorded +on .*, by lode [0-9.]+$' "machine"
 expect_match "$OUT" '^options +weights=0 .*kv=f16 policy=[a-z]+ predictor=[a-z-]+ .*threads=[0-9]+$' "options"
+expect_match "$OUT" '^options .* devices=cpu ' "the devices"
 expect_match "$OUT" '^decode +39 tokens in 39 passes,.* in memory 100.0%$' "decode"
 
 # Every command that runs a model.
@@ -66,6 +67,23 @@ if ! nm "$LODE" 2>/dev/null | grep -q __asan_init; then
                 fail "--predict $predictor: $rate of the choices were in memory, the trace says $told%"
         fi
     done
+fi
+
+# With a GPU: which, how much of it, and how the model was divided; what is not simulated is not replayed.
+MACHINE=ram=32G@60,cores=8,drive=3.5
+if "$LODE" devices | grep -q '^  simt0 '; then
+    run --devices simt1:memory=9M,simt0,cpu --vram 8M --plan off --trace "$WORK/gpu.trace"
+    expect_code 0 "--trace with two GPUs"
+    lode trace "$WORK/gpu.trace"
+    expect_match "$OUT" '^options .* devices=simt1\+simt0 vram=8388608\+8388608 placement=auto ' "two GPUs, the settings"
+    expect_refusal 1 "gpu.trace: simt1\+simt0 computed beside the CPU, and GPUs are not simulated" "replay of a run with GPUs" \
+        sim --replay --machine "$MACHINE" -m "$MODEL" "$WORK/gpu.trace"
+    run --devices simt0,cpu --vram 8M --placement by-layer --plan off --trace "$WORK/gpu.trace"
+    expect_code 0 "--trace, by layers"
+    lode trace "$WORK/gpu.trace"
+    expect_match "$OUT" '^options .* devices=simt0 vram=8388608 placement=by-layer ' "by layers, the settings"
+else
+    echo "note: this build executes no GPU's kernels on the CPU; traces of runs with GPUs are not checked"
 fi
 
 # What cannot be recorded.

@@ -48,10 +48,15 @@ expect_code 0 "--timeline"
 expect_equal "$OUT" "$text" "--timeline, the text"
 check_timeline "$file" >"$WORK/lanes" 2>"$WORK/why" || fail "--timeline: $(tail -n 1 "$WORK/why")"
 expect_lane cpu "the CPU"
+expect_lane drive "the drive"
 if command -v jq >/dev/null; then
     jq -e '[.traceEvents[] | select(.ph == "X")] | length > 0' "$file" >/dev/null || fail "jq finds no spans"
 fi
 cp "$file" "$WORK/before"
+run --io mmap --timeline "$file"
+expect_code 0 "--io mmap"
+check_timeline "$file" >"$WORK/lanes" 2>"$WORK/why" || fail "--io mmap: $(tail -n 1 "$WORK/why")"
+! grep -q '^drive' "$WORK/lanes" || fail "--io mmap: the kernel reads, and a lane says that we do"
 run --timeline "$file"
 expect_code 0 "--timeline, again"
 check_timeline "$file" >/dev/null 2>&1 || fail "an older timeline is not replaced"
@@ -59,6 +64,42 @@ lode bench -m "$MODEL" -t 2 -p 8 -n 4 -r 1 --timeline "$WORK/bench.json"
 expect_code 0 "bench --timeline"
 check_timeline "$WORK/bench.json" >/dev/null 2>"$WORK/why" || fail "bench --timeline: $(tail -n 1 "$WORK/why")"
 expect_equal "$(find "$WORK" -name '*.partial-*')" "" "nothing is left beside it"
+
+# ---- the drive
+
+# Under a ceiling experts are read while others are computed: rows of reads, none of which has two at a time, whose
+# layers and bytes are told, and some of which are seen above the CPU's work. The sanitizers' own memory breaks ceilings.
+"$LODE" synth tiny-moe --layers 16 --skew 1 --type f32 -o "$WORK/moe.gguf" 2>"$WORK/err" || skip "no model: $(cat "$WORK/err")"
+if ! nm "$LODE" 2>/dev/null | grep -q __asan_init; then
+    lode run -m "$WORK/moe.gguf" -p "Once upon a time" -n 24 -t 2 --temp 0 --ignore-eos --plan off --cold --ram 112M \
+        --timeline "$file" --stats "$WORK/stats"
+    expect_code 0 "under a ceiling"
+    check_timeline "$file" >"$WORK/lanes" 2>"$WORK/why" || fail "under a ceiling: $(tail -n 1 "$WORK/why")"
+    expect_lane drive "under a ceiling"
+    python3 - "$file" "$WORK/stats" >"$WORK/said" 2>&1 <<'PYTHON' || fail "reads under a ceiling: $(tail -n 1 "$WORK/said")"
+import json, sys
+events = json.load(open(sys.argv[1]))["traceEvents"]
+stats = json.load(open(sys.argv[2]))
+lanes = {e["tid"]: e["args"]["name"].split()[0] for e in events if e["name"] == "thread_name"}
+cpu = [e for e in events if e["ph"] == "X" and lanes[e["tid"]] == "cpu"]
+reads = [e for e in events if e["ph"] == "X" and lanes[e["tid"]] == "drive"]
+end = lambda e: e["ts"] + e["dur"]
+kinds = {e["name"] for e in reads}
+assert "read" in kinds and kinds <= {"read", "read ahead", "read on a guess"}, kinds
+assert all(e["args"]["bytes"] > 0 for e in reads), "a read without bytes"
+for tid in {e["tid"] for e in reads}:
+    row = [e for e in reads if e["tid"] == tid]
+    assert all(end(a) <= b["ts"] + 1e-6 for a, b in zip(row, row[1:])), "two reads in one row at once"
+reads = [e for e in reads if e["ts"] >= cpu[0]["ts"]] # without those of loading
+layers = {e["args"]["layer"] for e in reads if "layer" in e["args"]}
+assert len(layers) > 4, "layers of reads: %s" % layers
+# The figures count what the drive delivered, whole blocks; spans tell what was asked for.
+told, counted = sum(e["args"]["bytes"] for e in reads), stats["prefill_bytes"] + stats["decode_bytes"]
+assert counted > 0 and 0.8 * counted <= told <= 1.1 * counted, "%d bytes in the timeline, %d in the figures" % (told, counted)
+both = sum(max([0] + [min(end(c), end(r)) - max(c["ts"], r["ts"]) for r in reads]) for c in cpu)
+assert both > 0, "nothing is read while the CPU computes"
+PYTHON
+fi
 
 # ---- a GPU's kernels, executed on the CPU
 

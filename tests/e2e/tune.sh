@@ -68,6 +68,41 @@ lode tune --seconds 20 -p 48 -n 4 -t 1 --restart "$MODEL"
 expect_code 0 "nothing to tune"
 expect_match "$ERR" "nothing to tune" "nothing to tune"
 
+# With GPUs: measured with them, and kept for them, their ceiling and the placement alone.
+expect_refusal 1 "this run has none; leave it out" "--vram without a GPU" tune --devices cpu --vram 1G "$MODEL"
+expect_refusal 2 "--placement 'no': must be" "a placement that there is not" tune --placement no "$MODEL"
+expect_refusal 2 "no option|unknown|--timeline" "--timeline of many runs" tune --timeline "$WORK/t.json" "$MODEL"
+if "$LODE" devices | grep -q '^  simt0 '; then
+    gpus="--devices simt0,cpu --vram 8M --placement by-layer"
+    # shellcheck disable=SC2086
+    lode tune --seconds 30 -p 8 -n 2 -c 16 $gpus "$MODEL"
+    expect_code 0 "tune with simt0"
+    expect_match "$ERR" "with simt0 .*beside the CPU, placed by layers; tokens are not compared" "tune with simt0, what it measures"
+    expect_match "$OUT" "^threads " "tune with simt0, a line for the threads"
+    [ -n "$(find "$kept" -name '*-auto-simt0-*-8388608-by-layer.json')" ] || fail "tune with simt0 kept nothing: $ERR"
+    # shellcheck disable=SC2086
+    lode tune --show $gpus "$MODEL"
+    expect_code 0 "--show with simt0"
+    expect_match "$OUT" "^GPUs +simt0 " "--show with simt0: the GPU"
+    expect_match "$OUT" "^of their memory +8.0 MiB$" "--show with simt0: the ceiling"
+    expect_match "$OUT" "^placement +by-layer$" "--show with simt0: the placement"
+    expect_refusal 1 "nothing is kept of .*with these GPUs" "another placement" tune --show --devices simt0,cpu --vram 8M "$MODEL"
+    # What was found is used by runs with the same devices alone.
+    found=$(find "$kept" -name '*-by-layer.json')
+    sed -i 's/"threads": *[0-9]*/"threads": 1/' "$found"
+    # shellcheck disable=SC2086
+    lode run -m "$MODEL" -p "Once upon a time" -n 2 --temp 0 $gpus
+    expect_match "$ERR" "tuned settings: threads 1" "a run with the same devices"
+    lode run -m "$MODEL" -p "Once upon a time" -n 2 --temp 0 --devices simt0,cpu --vram 8M
+    [[ $ERR != *"threads 1"* ]] || fail "a run with another placement takes what was tuned for this one"
+    # shellcheck disable=SC2086
+    lode tune --forget $gpus "$MODEL"
+    expect_equal "$OUT" "removed $found" "--forget with simt0"
+    [ -f "$file" ] || fail "--forget with simt0 removed what is of the CPU"
+else
+    echo "note: this build executes no GPU's kernels on the CPU; tuning with GPUs is not checked"
+fi
+
 # Damaged.
 cp "$file" "$WORK/good.json"
 sed 's/"threads": *[0-9]*/"threads": -1/' "$WORK/good.json" >"$file"
