@@ -117,6 +117,9 @@ struct lode_device_ops {
     // Puts a matrix that will stay in the memory of the device into the order that the device multiplies
     // fastest, and says which in matrix->layout; leaves it alone where that gains nothing.
     void (*arrange)(struct lode_device *device, struct lode_matrix *matrix);
+    // Writes a matrix as it is in the file, whatever its layout, to `to`, at about the speed of a copy. NULL
+    // where arrange leaves everything alone.
+    void (*restore)(struct lode_device *device, void *to, const struct lode_matrix *matrix);
 
     // out[i] = scale * row ids[i] of table. ids: host memory, checked by the caller.
     void (*embed)(struct lode_device *device, struct lode_rows out, const struct lode_matrix *table,

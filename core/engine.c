@@ -260,6 +260,7 @@ int engine_load(struct lode_engine *engine, const struct session_needs *needs, s
         .ring_bytes = engine->options.ring_bytes,
         .mapped = engine->mapped,
         .on_part = engine->options.no_repack ? NULL : weight_matrices_arrange,
+        .copy_part = weight_matrices_restore,
         .part_user = &engine->matrices,
         .on_progress = on_read,
         .user = engine,

@@ -1,6 +1,7 @@
 // The table of matrices, filled from the model's layers.
 #include "core/weight_matrices.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,4 +79,17 @@ void weight_matrices_arrange(void *opaque, uint32_t part, void *memory)
     matrix->data = memory;
     matrices->device->ops->arrange(matrices->device, matrix);
     matrix->data = NULL;
+}
+
+void weight_matrices_restore(void *opaque, uint32_t part, void *to, const void *memory)
+{
+    const struct weight_matrices *matrices = opaque;
+    const struct lode_device_ops *ops = matrices->device->ops;
+    struct lode_matrix matrix = matrices->parts[part];
+    matrix.data = memory;
+    assert(matrix.rows > 0);
+    if (ops->restore)
+        ops->restore(matrices->device, to, &matrix);
+    else
+        memcpy(to, memory, matrix.rows * matrix.row_bytes);
 }

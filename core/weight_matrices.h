@@ -19,4 +19,8 @@ void weight_matrices_close(struct weight_matrices *matrices);
 // is a struct weight_matrices.
 void weight_matrices_arrange(void *matrices, uint32_t part, void *memory);
 
+// Writes a part that is in memory, arranged or not, as it is in the file to `to`. Not for parts that the
+// model does not use as a matrix.
+void weight_matrices_restore(void *matrices, uint32_t part, void *to, const void *memory);
+
 #endif

@@ -158,9 +158,7 @@ static int finish_part(struct residency *residency, uint32_t unit, uint32_t part
         code = upload_copies(residency, unit, part, residency->parts[part], 0,
                              residency->table->parts[part].bytes, error);
     const struct residency_options *options = &residency->options;
-    const bool keeps_order =
-        residency->n_gpus && !options->copy_part && residency->table->units[unit].class == UNIT_EXPERT;
-    if (code == 0 && options->on_part && !keeps_order)
+    if (code == 0 && options->on_part)
         options->on_part(options->part_user, part, residency->parts[part]);
     return code;
 }

@@ -60,11 +60,11 @@ struct residency_options {
     const struct mapped *mapped;
     struct trace_writer *trace;        // where reads of experts are recorded; may be NULL
     residency_progress_fn on_progress; // of the start; may be NULL
-    // A part, by its index in the table, of a unit that stays in the memory of the host has been read. May be
-    // NULL. Where there are GPUs and no copy_part it is not called for experts.
+    // A part, by its index in the table, of a unit that stays in the memory of the host has been read, and
+    // may be put into another order. May be NULL.
     void (*on_part)(void *user, uint32_t part, void *memory);
-    // Writes a part that on_part has been given, and may have put into another order, as it is in its file to
-    // `to`, for a copy on a GPU.
+    // Writes a part of an expert in the memory of the host, of any home, as it is in its file to `to`, for a
+    // copy on a GPU. NULL: in the order in which it is; not with on_part beside GPUs.
     void (*copy_part)(void *user, uint32_t part, void *to, const void *memory);
     void *part_user; // of both
     void *user;

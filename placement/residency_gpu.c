@@ -291,6 +291,10 @@ int gpus_check(const struct residency *residency, struct lode_error *error)
     if (options->n_gpus > HOME_GPUS)
         return lode_fail(error, LODE_ERR_UNSUPPORTED, "%u GPUs; at most %d are used together",
                          options->n_gpus, HOME_GPUS);
+    if (options->n_gpus && options->on_part && !options->copy_part)
+        return lode_fail(error, LODE_ERR_ARGUMENT,
+                         "weights are put into another order, but not back for copies on %s",
+                         options->gpus[0].device->name);
     if (options->n_gpus && !residency->device->host_memory)
         return lode_fail(error, LODE_ERR_ARGUMENT, "GPUs beside %s, which is no device of the host",
                          residency->device->name);

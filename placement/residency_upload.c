@@ -100,7 +100,7 @@ void expert_copy_out(const struct residency *residency, uint32_t unit, char *to)
     for (uint32_t i = 0; i < residency->table->units[unit].n_parts; i++) {
         char *part = to + layout_part_offset(residency->table, unit, i);
         const void *from = residency->parts[first + i];
-        if (options->copy_part && residency->homes.home[unit] == HOME_PINNED)
+        if (options->copy_part)
             options->copy_part(options->part_user, first + i, part, from);
         else
             memcpy(part, from, residency->table->parts[first + i].bytes);

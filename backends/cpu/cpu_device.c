@@ -100,6 +100,7 @@ static const struct lode_device_ops cpu_ops = {
     .scratch_bytes = cpu_scratch_bytes,
     .pass = cpu_pass,
     .arrange = cpu_arrange,
+    .restore = cpu_restore,
     .embed = cpu_embed,
     .matmul = cpu_timed_matmul,
     .matmul_geglu = cpu_timed_matmul_geglu,

@@ -31,6 +31,7 @@ static inline struct cpu_device *cpu_device_of(struct lode_device *device)
 
 // Operations, one file a concept; the table is in cpu_device.c.
 void cpu_arrange(struct lode_device *device, struct lode_matrix *matrix);
+void cpu_restore(struct lode_device *device, void *to, const struct lode_matrix *matrix);
 void cpu_embed(struct lode_device *device, struct lode_rows out, const struct lode_matrix *table,
                const int32_t *ids, float scale);
 void cpu_matmul(struct lode_device *device, const struct lode_rows *outs, const struct lode_matrix *weights,

@@ -1,4 +1,4 @@
-// Interleaving rows by eights, and taking blocks out of it again; see rows8.h.
+// Interleaving rows by eights, and taking rows and blocks out of it again; see rows8.h.
 #include "backends/cpu/rows8.h"
 
 #include <string.h>
@@ -70,11 +70,12 @@ static uint32_t turn_bits(uint32_t bits)
     return turned;
 }
 
+// The product gathers bit j of the four bytes in its highest byte.
 static uint32_t turn_back(uint32_t turned)
 {
     uint32_t bits = 0;
-    for (unsigned i = 0; i < 32; i++)
-        bits |= (turned >> (8 * (i % 4) + i / 4) & 1) << i;
+    for (unsigned j = 0; j < 8; j++)
+        bits |= (turned >> j & 0x01010101u) * 0x01020408u >> 24 << 4 * j;
     return bits;
 }
 
@@ -95,8 +96,8 @@ static ALWAYS_INLINE void put_block(uint8_t *codes, uint8_t *heads, const struct
         memcpy(heads + lane * HALF, block + format->halves_offset + h * HALF, HALF);
 }
 
-static void take_block(uint8_t *block, const struct cpu_rows8_format *format, const uint8_t *codes,
-                       const uint8_t *heads, unsigned lane)
+static ALWAYS_INLINE void take_block(uint8_t *block, const struct cpu_rows8_format *format,
+                                     const uint8_t *codes, const uint8_t *heads, unsigned lane)
 {
     for (unsigned c = 0; c < format->code_bytes; c += WORD)
         memcpy(block + format->code_offset + c, codes + CPU_ROWS8 * c + lane * WORD, WORD);
@@ -159,6 +160,38 @@ void cpu_rows8_interleave(void *group, enum lode_type type, size_t row_bytes, vo
         return;
     default:
         interleave(type, group, lode_type_find(type)->block_bytes, row_bytes, spare);
+    }
+}
+
+static ALWAYS_INLINE void restore(enum lode_type type, uint8_t *rows, size_t block_bytes, size_t row_bytes,
+                                  const uint8_t *group)
+{
+    const struct cpu_rows8_format *format = &formats[type];
+    const size_t n_blocks = row_bytes / block_bytes;
+    for (size_t b = 0; b < n_blocks; b++, rows += block_bytes) {
+        const struct block_place place = place_of(format, n_blocks, b);
+        for (unsigned lane = 0; lane < CPU_ROWS8; lane++)
+            take_block(rows + lane * row_bytes, format, group + place.codes, group + place.heads, lane);
+    }
+}
+
+void cpu_rows8_restore(void *rows, enum lode_type type, size_t row_bytes, const void *group)
+{
+    switch (type) {
+    case LODE_Q4_0:
+        restore(LODE_Q4_0, rows, 18, row_bytes, group);
+        return;
+    case LODE_Q8_0:
+        restore(LODE_Q8_0, rows, 34, row_bytes, group);
+        return;
+    case LODE_Q4_K:
+        restore(LODE_Q4_K, rows, 144, row_bytes, group);
+        return;
+    case LODE_Q6_K:
+        restore(LODE_Q6_K, rows, 210, row_bytes, group);
+        return;
+    default:
+        restore(type, rows, lode_type_find(type)->block_bytes, row_bytes, group);
     }
 }
 

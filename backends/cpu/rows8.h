@@ -36,6 +36,12 @@ size_t cpu_rows8_head_bytes(const struct cpu_rows8_format *format);
 // Interleaves the eight rows at `group` in place; spare: 8 * row_bytes of working memory.
 void cpu_rows8_interleave(void *group, enum lode_type type, size_t row_bytes, void *spare);
 
+// Writes the eight interleaved rows at `group` to `rows`, row_bytes apart, as they are in the file; the
+// second function is for processors with AVX2. `rows` is not in the group.
+typedef void (*cpu_rows8_restore_fn)(void *rows, enum lode_type type, size_t row_bytes, const void *group);
+void cpu_rows8_restore(void *rows, enum lode_type type, size_t row_bytes, const void *group);
+void cpu_rows8_restore_avx2(void *rows, enum lode_type type, size_t row_bytes, const void *group);
+
 // Puts block `block` of a row back into the order of the file.
 void cpu_rows8_extract(uint8_t *out, const struct lode_matrix *matrix, uint32_t row, uint32_t block);
 

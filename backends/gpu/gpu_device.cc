@@ -201,6 +201,7 @@ static const struct lode_device_ops gpu_ops = {
     .scratch_bytes = gpu_scratch_bytes,
     .pass = gpu_pass,
     .arrange = gpu_arrange,
+    .restore = nullptr,
     .embed = gpu_op_embed,
     .matmul = gpu_op_matmul,
     .matmul_geglu = gpu_op_matmul_geglu,
