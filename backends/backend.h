@@ -213,6 +213,15 @@ struct lode_device_ops {
     void (*experts_routed)(struct lode_device *device, struct lode_rows out, struct lode_rows x,
                            const struct lode_expert_job *kind, const struct lode_expert_entry *entries,
                            const int32_t *ids, uint32_t k);
+
+    // Products with matrices of this type (matmul, matmul_geglu) of at least `rows` rows go through the
+    // vendor's library from the next reserve on, which makes scratch for it; 0: none go there. The first call
+    // opens the library, whose own memory then counts as scratch. LODE_ERR_UNSUPPORTED: there is none, or it
+    // does not work, with the reason; the device's own kernels are not touched by that.
+    int (*use_library)(struct lode_device *device, enum lode_type type, uint32_t rows,
+                       struct lode_error *error);
+    // "cuBLAS 13.1.0"; NULL: not open.
+    const char *(*library_name)(const struct lode_device *device);
 };
 
 // A backend embeds this as its first member.
@@ -220,7 +229,7 @@ struct lode_device {
     const struct lode_device_ops *ops;
     char name[32];            // "cpu"
     bool host_memory;         // its memory can be read and written by the host directly
-    uint64_t allocated_bytes; // of GPUs: that alloc has given and free has not taken back
+    uint64_t allocated_bytes; // of GPUs: by alloc and not freed, its scratch, and what a library took
     // Where the operations add their time; NULL: nowhere, and no clock is read. Set by the caller between two
     // operations. A device whose operations return before they are done adds nothing.
     struct lode_device_times *times;
@@ -229,6 +238,9 @@ struct lode_device {
     // done tells them at the next sync.
     struct lode_timeline *timeline;
     uint32_t operations_lane, copies_lane, layer;
+    // What the user should know: the device goes on in another way than it was told to. NULL: nothing. Who
+    // tells it sets it to NULL; it stays readable while the device is open.
+    const char *notice;
 };
 
 // Makes lanes in a timeline and tells spans there from now on; NULL: no more.

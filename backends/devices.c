@@ -173,8 +173,11 @@ void devices_find_in(struct device_list *out, const char *folder)
         out->backends[backend].name = backend_names[backend];
         const bool there = open_object(out, backend, folder);
         if (!there)
-            put_reason(out->backends[backend].why,
-                       reason_of("this build has no kernels for ", vendors[backend], ""));
+            put_reason(
+                out->backends[backend].why,
+                backend == SIMT
+                    ? reason_of("kernels executed on the CPU are for tests, from a build's folder", "", "")
+                    : reason_of("this build has no kernels for ", vendors[backend], ""));
         if (there || backend != SIMT) // which is for tests: nobody misses it
             find_devices(out, backend);
     }

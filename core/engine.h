@@ -6,6 +6,7 @@
 #include "core/forward.h"
 #include "core/lode.h"
 #include "core/tokenizer_api.h"
+#include "placement/expert_rates.h"
 #include "placement/heat.h"
 #include "placement/policy_plugin.h"
 #include "placement/predictor_plugin.h"
@@ -26,6 +27,8 @@ struct engine_gpus {
     uint32_t n;
     uint64_t ceiling_bytes[HOME_GPUS];
     uint64_t weights_bytes[HOME_GPUS]; // of it, for weights beside the first session
+    bool library_chosen;               // for whose products, or for none
+    bool by_library[HOME_GPUS];        // products of prompts
     uint8_t *unit_gpu; // [n_units] as in struct residency_options; NULL before the first session
 };
 
@@ -128,10 +131,25 @@ uint64_t engine_host_kv_bytes(const struct lode_engine *engine, uint32_t context
 struct homes_bounds engine_host_bounds(const struct lode_engine *engine);
 bool engine_spares_experts(const struct lode_engine *engine);
 
+// By bytes, as copies.
+bool engine_gpus_have_most_experts(const struct lode_engine *engine);
+
 // Tells what lies where.
 void engine_gpus_note(const struct lode_engine *engine);
 
+// ---- engine_library.c
+
+// Settles, once, which products of the GPUs go through their vendors' libraries; before scratch is reserved.
+int engine_library_choose(struct lode_engine *engine, uint32_t batch, struct lode_error *error);
+
+// Tells what devices have to say of what they do in another way now.
+void engine_tell_notices(struct lode_engine *engine);
+
 // ---- engine_rates.c
+
+// What the profile has of GPU g; NULL where it has another kind of GPU in that place.
+const struct profile_device *engine_profile_gpu(const struct lode_engine *engine,
+                                                const struct machine_profile *profile, uint32_t g);
 
 // Fills the rates of the GPUs, and the host's; what is not known stays 0.
 int engine_rates_read(struct expert_rates *out_host, struct residency_gpu *gpus,

@@ -151,11 +151,10 @@ void engine_gpus_close(struct lode_engine *engine)
 // ---- room
 // ----------------------------------------------------------------------------------------------------
 
-// Of a GPU's ceiling, beside everything that has been allocated there.
+// Of a GPU's ceiling, beside everything that has been allocated there and what rounding up takes.
 static uint64_t left_bytes(const struct lode_engine *engine, uint32_t g)
 {
-    const struct lode_device *device = engine->gpus.devices[g];
-    const uint64_t used = device->allocated_bytes + device->ops->scratch_bytes(device);
+    const uint64_t used = engine->gpus.devices[g]->allocated_bytes + SMALL_BYTES;
     return engine->gpus.ceiling_bytes[g] > used ? engine->gpus.ceiling_bytes[g] - used : 0;
 }
 
@@ -270,34 +269,34 @@ static uint64_t gpu_kv_bytes(const struct lode_engine *engine, uint32_t g, uint3
     return bytes;
 }
 
-// What of a GPU's ceiling is not for weights, nor K and V.
-static int gpu_scratch_bytes(uint64_t *out, struct lode_engine *engine, uint32_t g, uint32_t batch,
-                             struct lode_error *error)
+// What a session takes of a GPU's ceiling beside K and V. The device's own scratch is there already.
+static uint64_t session_scratch_bytes(const struct lode_engine *engine, uint32_t batch)
 {
-    struct lode_device *device = engine->gpus.devices[g];
-    const struct lode_limits limits = executor_limits(&engine->model, batch);
-    const int rc = device->ops->reserve(device, &limits, error);
-    if (rc)
-        return rc;
-    *out = device->ops->scratch_bytes(device) + executor_needed_bytes(&engine->model, batch, false, true) +
+    return executor_needed_bytes(&engine->model, batch, false, true) +
            (uint64_t)engine->model.hparams.n_layers * engine->model.hparams.n_experts *
                sizeof(struct lode_expert_entry) +
            SMALL_BYTES;
-    return 0;
+}
+
+static int reserve(struct lode_engine *engine, uint32_t g, uint32_t batch, struct lode_error *error)
+{
+    struct lode_device *device = engine->gpus.devices[g];
+    const struct lode_limits limits = executor_limits(&engine->model, batch);
+    return device->ops->reserve(device, &limits, error);
 }
 
 // A GPU that nobody named and that is too small to work with is left out.
-static void leave_out(struct lode_engine *engine, uint32_t g, uint64_t scratch_bytes)
+static void leave_out(struct lode_engine *engine, uint32_t g, const char *why)
 {
     struct engine_gpus *gpus = &engine->gpus;
     struct lode_device *device = gpus->devices[g];
-    engine_note(engine, "%s is not used: a step's scratch takes %s there, of which %s may be used",
-                device->name, bytes_text(scratch_bytes).text, bytes_text(gpus->ceiling_bytes[g]).text);
+    engine_note(engine, "%s is not used: %s", device->name, why);
     device->ops->close(device);
     gpus->n--;
     for (uint32_t i = g; i < gpus->n; i++) {
         gpus->devices[i] = gpus->devices[i + 1];
         gpus->ceiling_bytes[i] = gpus->ceiling_bytes[i + 1];
+        gpus->by_library[i] = gpus->by_library[i + 1];
     }
     forget_placement(engine);
 }
@@ -307,21 +306,25 @@ static int find_room(uint64_t *room, struct lode_engine *engine, uint32_t batch,
 {
     struct engine_gpus *gpus = &engine->gpus;
     for (uint32_t g = 0; g < gpus->n;) {
-        uint64_t scratch;
-        const int rc = gpu_scratch_bytes(&scratch, engine, g, batch, error);
-        if (rc)
-            return rc;
-        if (scratch <= gpus->ceiling_bytes[g]) {
+        const struct lode_device *device = gpus->devices[g];
+        struct lode_error cause;
+        int rc = reserve(engine, g, batch, &cause);
+        const uint64_t scratch = device->ops->scratch_bytes(device) + session_scratch_bytes(engine, batch);
+        if (!rc && scratch > gpus->ceiling_bytes[g])
+            rc = lode_fail(&cause, LODE_ERR_MEMORY, "a step's scratch takes %s, of which %s may be used",
+                           bytes_text(scratch).text, bytes_text(gpus->ceiling_bytes[g]).text);
+        if (!rc) {
             room[g] = gpus->ceiling_bytes[g] - scratch;
             g++;
-        } else if (gpus->choice.by_default) {
-            leave_out(engine, g, scratch);
+        } else if (rc == LODE_ERR_MEMORY && gpus->choice.by_default) {
+            leave_out(engine, g, cause.text);
+        } else if (rc == LODE_ERR_MEMORY) {
+            return lode_fail(error, rc,
+                             "%s cannot take steps of %" PRIu32
+                             " tokens: %s; smaller steps need less, and --devices leaves it out",
+                             device->name, batch, cause.text);
         } else {
-            return lode_fail(error, LODE_ERR_MEMORY,
-                             "%s: steps of %" PRIu32 " tokens need %s of scratch there, of which %s may be "
-                             "used; smaller steps need less, and --devices leaves it out",
-                             gpus->devices[g]->name, batch, bytes_text(scratch).text,
-                             bytes_text(gpus->ceiling_bytes[g]).text);
+            return lode_fail(error, rc, "%s", cause.text);
         }
     }
     return 0;
@@ -340,7 +343,9 @@ int engine_gpus_place(struct lode_engine *engine, uint32_t context, uint32_t bat
     if (!gpus->unit_gpu)
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for the places of %" PRIu32 " units",
                          table->n_units);
-    int rc = find_room(room, engine, batch, error);
+    int rc = engine_library_choose(engine, batch, error);
+    if (!rc)
+        rc = find_room(room, engine, batch, error);
     if (rc)
         return rc;
     rc = engine->options.unit_gpu ? take_placement(engine, error)
@@ -373,25 +378,37 @@ uint64_t engine_host_kv_bytes(const struct lode_engine *engine, uint32_t context
 // Of experts; a pool of fewer slots works, but finds nothing.
 #define LEAST_POOL_SLOTS 16
 
-// Experts of which GPUs have copies need no room in the memory of the host, but for a small pool: copies give
-// way to K and V.
-static uint64_t experts_beside_gpus(const struct lode_engine *engine)
+// Bytes of experts: those of which GPUs have copies, all, and the largest one.
+struct expert_bytes {
+    uint64_t on_gpus, all, largest;
+};
+
+static struct expert_bytes count_experts(const struct lode_engine *engine)
 {
     const struct unit_table *table = &engine->model.units;
-    uint64_t on_gpus = 0, all = 0, largest = 0;
+    struct expert_bytes out = {0};
     for (uint32_t g = 0; g < engine->gpus.n; g++) {
         const uint64_t dense = residency_gpu_dense_bytes(table, engine->gpus.unit_gpu, g);
         const uint64_t room = engine->gpus.weights_bytes[g];
-        on_gpus += room > dense ? room - dense : 0;
+        out.on_gpus += room > dense ? room - dense : 0;
     }
     for (uint32_t u = 0; u < table->n_units; u++)
         if (table->units[u].class == UNIT_EXPERT) {
             const uint64_t bytes = layout_unit_bytes(table, u, true);
-            all += bytes;
-            largest = bytes > largest ? bytes : largest;
+            out.all += bytes;
+            out.largest = bytes > out.largest ? bytes : out.largest;
         }
-    on_gpus = on_gpus < all ? on_gpus : all;
-    return on_gpus > LEAST_POOL_SLOTS * largest ? on_gpus - LEAST_POOL_SLOTS * largest : 0;
+    out.on_gpus = out.on_gpus < out.all ? out.on_gpus : out.all;
+    return out;
+}
+
+// Experts of which GPUs have copies need no room in the memory of the host, but for a small pool: copies give
+// way to K and V.
+static uint64_t experts_beside_gpus(const struct lode_engine *engine)
+{
+    const struct expert_bytes experts = count_experts(engine);
+    const uint64_t least_bytes = LEAST_POOL_SLOTS * experts.largest;
+    return experts.on_gpus > least_bytes ? experts.on_gpus - least_bytes : 0;
 }
 
 struct homes_bounds engine_host_bounds(const struct lode_engine *engine)
@@ -412,6 +429,12 @@ bool engine_spares_experts(const struct lode_engine *engine)
     return engine->gpus.unit_gpu && experts_beside_gpus(engine) > 0;
 }
 
+bool engine_gpus_have_most_experts(const struct lode_engine *engine)
+{
+    const struct expert_bytes experts = count_experts(engine);
+    return experts.on_gpus > experts.all / 2;
+}
+
 // Of a ceiling, for K and V of a context that nobody asked for.
 #define ROOMY_SHARE 8
 
@@ -430,12 +453,12 @@ int engine_gpus_make_room(struct lode_engine *engine, uint32_t context, uint32_t
     struct engine_gpus *gpus = &engine->gpus;
     for (uint32_t g = 0; g < gpus->n && engine->residency; g++) {
         struct lode_device *device = gpus->devices[g];
-        uint64_t scratch;
-        int rc = gpu_scratch_bytes(&scratch, engine, g, batch, error);
+        int rc = reserve(engine, g, batch, error);
         if (rc)
             return rc;
         const uint64_t needed =
-            scratch + gpu_kv_bytes(engine, g, kv_cache_first_context(context, batch), batch, format);
+            session_scratch_bytes(engine, batch) +
+            gpu_kv_bytes(engine, g, kv_cache_first_context(context, batch), batch, format);
         const uint64_t left = left_bytes(engine, g);
         uint64_t given = 0;
         if (needed <= left)
@@ -462,16 +485,19 @@ void engine_gpus_note(const struct lode_engine *engine)
     const struct gemma_model *model = &engine->model;
     for (uint32_t g = 0; g < engine->gpus.n; g++) {
         struct residency_gpu_figures figures;
-        char experts[64] = "";
+        char experts[64] = "", library[64] = "";
+        const struct lode_device *device = engine->gpus.devices[g];
         uint32_t n_layers = 0;
         residency_count_gpu(engine->residency, g, &figures);
         for (uint32_t l = 0; l < model->hparams.n_layers; l++)
             n_layers += engine->gpus.unit_gpu[model->layers[l].attn_norm.unit] == g + 1;
         if (model->hparams.n_experts)
             snprintf(experts, sizeof experts, ", copies of %" PRIu32 " experts", figures.pool_used);
-        engine_note(engine, "%s: %" PRIu32 " of %" PRIu32 " layers%s%s, %s of weights",
-                    engine->gpus.devices[g]->name, n_layers, model->hparams.n_layers,
+        if (engine->gpus.by_library[g])
+            snprintf(library, sizeof library, ", prefill by %s", device->ops->library_name(device));
+        engine_note(engine, "%s: %" PRIu32 " of %" PRIu32 " layers%s%s, %s of weights%s", device->name,
+                    n_layers, model->hparams.n_layers,
                     engine->gpus.unit_gpu[model->output_norm.unit] == g + 1 ? " and the head" : "", experts,
-                    bytes_text(figures.pinned_bytes + figures.pool_bytes).text);
+                    bytes_text(figures.pinned_bytes + figures.pool_bytes).text, library);
     }
 }

@@ -17,9 +17,10 @@ static const struct gemma_layer *first_moe(const struct gemma_model *model)
 
 // The profile's GPUs are the engine's, in its order; another kind of GPU in that place tells that it is not
 // so.
-static const struct profile_device *gpu_of(const struct machine_profile *profile, uint32_t g,
-                                           const char *name)
+const struct profile_device *engine_profile_gpu(const struct lode_engine *engine,
+                                                const struct machine_profile *profile, uint32_t g)
 {
+    const char *name = engine->gpus.devices[g]->name;
     const size_t letters = strcspn(name, "0123456789");
     if (g >= profile->n_gpus || strlen(profile->gpus[g].backend) != letters ||
         strncmp(profile->gpus[g].backend, name, letters) != 0)
@@ -40,7 +41,7 @@ int engine_rates_read(struct expert_rates *out_host, struct residency_gpu *gpus,
     const int rc = machine_profile_read(profile, engine->options.profile_path, error);
     const uint64_t bytes = engine->model.units.units[layer->first_expert_unit].bytes;
     for (uint32_t g = 0; g < engine->gpus.n && !rc; g++) {
-        const struct profile_device *gpu = gpu_of(profile, g, engine->gpus.devices[g]->name);
+        const struct profile_device *gpu = engine_profile_gpu(engine, profile, g);
         if (gpu)
             gpus[g].rates = expert_rates_of(gpu, layer->expert_gate_type, bytes);
     }

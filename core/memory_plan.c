@@ -58,6 +58,18 @@ static int below_floor(const struct lode_engine *engine, const struct session_ne
         bytes_text(base).text);
 }
 
+// Experts that stay are read at load and lie in the order that the CPU multiplies fastest; those of a pool
+// are read when they are chosen first. Where there is memory, that is worth having copies of GPUs' twice,
+// unless they are the most.
+static bool keeps_all(const struct lode_engine *engine, uint64_t left_bytes)
+{
+    if (!engine_spares_experts(engine))
+        return true;
+    return !engine_gpus_have_most_experts(engine) &&
+           residency_full_bytes_beside(&engine->model.units, engine->device, engine->gpus.unit_gpu) <=
+               left_bytes;
+}
+
 int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const struct session_needs *needs,
                           struct lode_error *error)
 {
@@ -72,7 +84,7 @@ int engine_weights_budget(uint64_t *out, const struct lode_engine *engine, const
     if (base > ceiling || session > ceiling - base || floor > ceiling - base - session)
         return below_floor(engine, needs, base, floor, error);
     const uint64_t left = ceiling - base - session;
-    *out = bounds.full_bytes > left ? left : engine_spares_experts(engine) ? bounds.full_bytes : 0;
+    *out = bounds.full_bytes > left ? left : keeps_all(engine, left) ? 0 : bounds.full_bytes;
     return 0;
 }
 

@@ -284,6 +284,7 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
     session->stats.prompt_tokens += done;
     session->stats.prefill_s += clock_seconds_since(start_ns);
     session_parts_add(session, &session->parts.prefill);
+    engine_tell_notices(session->engine);
     return rc;
 }
 

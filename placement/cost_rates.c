@@ -83,6 +83,9 @@ struct product cost_multiply(const struct cost_model *model, uint32_t device,
     const struct profile_curve *other = expert ? &kernels->dense_gbps : &kernels->expert_gbps;
     if (!curve->n_points)
         curve = other;
+    const uint32_t library_rows = expert || device == COST_CPU ? 0 : profile_library_rows(kernels);
+    if (library_rows && rows >= library_rows)
+        curve = &kernels->library_gbps;
     const double a_gb = seconds_a_gb(curve, rows, other);
     const double gb = (double)matrix->bytes * 1e-9;
     product.seconds = gb * a_gb / thread_factor(model, device, 1 / a_gb);

@@ -47,6 +47,21 @@ double profile_curve_at(const struct profile_curve *curve, double x)
     return below->y + share * (above->y - below->y);
 }
 
+#define LIBRARY_GAIN 1.05
+
+uint32_t profile_library_rows(const struct profile_kernels *kernels)
+{
+    const struct profile_curve *library = &kernels->library_gbps, *own = &kernels->dense_gbps;
+    uint32_t rows = 0;
+    for (uint32_t i = library->n_points; i > 0 && own->n_points; i--) {
+        const struct profile_point *point = &library->points[i - 1];
+        if (!(point->y >= LIBRARY_GAIN * profile_curve_at(own, point->x)))
+            break;
+        rows = (uint32_t)ceil(point->x);
+    }
+    return rows;
+}
+
 double profile_drive_gbps(const struct profile_drive *drive, double reads)
 {
     return profile_curve_at(drive->direct_gbps.n_points ? &drive->direct_gbps : &drive->buffered_gbps, reads);
@@ -145,7 +160,8 @@ static int check_kernels(struct check *check, const struct profile_kernels kerne
     for (uint32_t type = 0; type < LODE_TYPE_END; type++) {
         const struct lode_type_traits *traits = lode_type_find(type);
         const struct profile_kernels *of_type = &kernels[type];
-        if (!of_type->known && !of_type->dense_gbps.n_points && !of_type->expert_gbps.n_points)
+        if (!of_type->known && !of_type->dense_gbps.n_points && !of_type->expert_gbps.n_points &&
+            !of_type->library_gbps.n_points)
             continue;
         if (traits)
             profile_path_member(&check->path, traits->name);

@@ -38,11 +38,16 @@ enum profile_origin {
 };
 
 // Products of one tensor type on one device, weights read from its memory. GB/s (10^9) of weights by the rows
-// of activations that a matrix meets at once. For experts: by the rows that each of them meets.
+// of activations that a matrix meets at once. For experts: by the rows that each of them meets. library: the
+// dense ones by the library of a GPU's vendor, of many rows.
 struct profile_kernels {
     bool known;
-    struct profile_curve dense_gbps, expert_gbps;
+    struct profile_curve dense_gbps, expert_gbps, library_gbps;
 };
+
+// Rows from which on the library is at least 1.05 times as fast as the device's own kernels wherever both
+// were measured; 0: never.
+uint32_t profile_library_rows(const struct profile_kernels *kernels);
 
 // What computes: the CPU with its memory, or a GPU.
 struct profile_device {
@@ -107,7 +112,7 @@ struct profile_learned {
     uint32_t runs;
 };
 
-// Some 170 KB: more than belongs on a small stack.
+// Some 220 KB: more than belongs on a small stack.
 struct machine_profile {
     char name[96];
     enum profile_origin origin;

@@ -49,6 +49,7 @@ const char *const profile_part_names[PROFILE_PARTS] = {
 static const struct profile_field kernels_fields[] = {
     KERNEL_CURVE(dense_gbps, true),
     KERNEL_CURVE(expert_gbps, false),
+    KERNEL_CURVE(library_gbps, false),
 };
 const struct profile_record profile_kernels_record = {kernels_fields, COUNT(kernels_fields)};
 

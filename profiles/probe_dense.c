@@ -87,6 +87,8 @@ bool probe_chain_make(struct probe_chain *out, struct probe *probe, enum lode_ty
         return false;
     out->n_matrices = out->n_shapes;
     out->n_copies = out->copy_bytes <= probe->arena_bytes ? probe_repeat_arena(probe, out->copy_bytes) : 1;
+    if (!probe->fault) // what is copied still is not to count
+        probe->fault = probe->device->ops->sync(probe->device, &probe->fault_error);
     return true;
 }
 
@@ -130,6 +132,46 @@ static uint32_t row_counts(const uint32_t **out, const struct probe *probe)
     return n;
 }
 
+// Adds a point for each number of rows that there is time for.
+static int measure_rows(struct profile_curve *curve, struct probe_chain *chain, struct probe_group *group,
+                        const uint32_t *rows, uint32_t n, struct lode_error *error)
+{
+    struct probe *probe = chain->probe;
+    double last_s = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        chain->n_rows = rows[i];
+        chain->n_matrices = rows[i] < 64 || chain->n_shapes < 2 ? chain->n_shapes : 2; // many rows take long
+        if (i && !probe_has_time(group, last_s * rows[i] / rows[i - 1]))
+            break;
+        const struct probe_figure figure = probe_time(probe, group, probe_chain_run, chain);
+        int code = probe_stopped(probe, error);
+        if (code)
+            return code;
+        last_s = figure.median;
+        if (figure.median > 0)
+            probe_merge_point(curve, rows[i], probe_chain_bytes(chain) / figure.median / 1e9, figure.spread);
+    }
+    return LODE_OK;
+}
+
+// The same by the vendor's library. Weights of 32 bits stay with kernels that do not round them.
+static int measure_library(struct profile_curve *curve, struct probe_chain *chain, struct probe_group *group,
+                           const uint32_t *rows, uint32_t n, struct lode_error *error)
+{
+    struct lode_device *device = chain->probe->device;
+    int code = device->ops->use_library(device, chain->type, PROBE_LIBRARY_ROWS, error);
+    if (!code)
+        code = measure_rows(curve, chain, group, rows, n, error);
+    device->ops->use_library(device, chain->type, 0, NULL);
+    if (device->notice) {
+        probe_note(chain->probe, "%s: %s", device->name, device->notice);
+        chain->probe->has_library = false;
+        curve->n_points = 0; // what it refused others computed
+    }
+    device->notice = NULL;
+    return code;
+}
+
 static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_ns, struct lode_error *error)
 {
     struct profile_kernels *kernels = &probe->figures->kernels[type];
@@ -138,24 +180,18 @@ static int measure_type(struct probe *probe, enum lode_type type, uint64_t end_n
         return LODE_OK;
     const uint32_t *rows;
     const uint32_t n = row_counts(&rows, probe);
-    struct probe_group group = {end_ns, n};
-    double last_s = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        chain.n_rows = rows[i];
-        chain.n_matrices = rows[i] < 64 || chain.n_shapes < 2 ? chain.n_shapes : 2; // many rows take long
-        if (i && !probe_has_time(&group, last_s * rows[i] / rows[i - 1]))
-            break;
-        const struct probe_figure figure = probe_time(probe, &group, probe_chain_run, &chain);
-        int code = probe_stopped(probe, error);
-        if (code)
-            return code;
-        last_s = figure.median;
-        if (figure.median > 0)
-            probe_merge_point(&kernels->dense_gbps, rows[i], probe_chain_bytes(&chain) / figure.median / 1e9,
-                              figure.spread);
-    }
+    uint32_t few = 0;
+    while (few < n && rows[few] < PROBE_LIBRARY_ROWS)
+        few++;
+    const bool by_library = probe->has_library && type != LODE_F32 && few < n;
+    struct probe_group group = {end_ns, by_library ? n + n - few : n};
+    int code = measure_rows(&kernels->dense_gbps, &chain, &group, rows, n, error);
     kernels->known = kernels->dense_gbps.n_points > 0;
-    return LODE_OK;
+    if (!code && by_library) {
+        group.n_cells = n - few; // those of no time above are left out
+        code = measure_library(&kernels->library_gbps, &chain, &group, rows + few, n - few, error);
+    }
+    return code;
 }
 
 int probe_dense(struct probe *probe, uint64_t end_ns, struct lode_error *error)

@@ -36,6 +36,37 @@ static int too_small(const struct probe *probe, uint64_t free_bytes, struct lode
                      bytes_text(4 * sizes[N_SIZES - 1].least_bytes).text);
 }
 
+// Opens the library of the GPU's vendor and makes scratch for it, where that is little beside the rest. No
+// product goes there yet.
+#define LIBRARY_LEAST_BYTES (256 * MIB)
+
+static int prepare_library(struct probe *probe, uint64_t most_bytes, const struct lode_limits *limits,
+                           struct lode_error *error)
+{
+    struct lode_device *device = probe->device;
+    struct lode_error cause = {0};
+    probe->has_library = false;
+    if (!device->ops->use_library)
+        return LODE_OK;
+    if (most_bytes < LIBRARY_LEAST_BYTES) {
+        probe_note(probe, "%s: too little memory is free to measure the vendor's library", device->name);
+        return LODE_OK;
+    }
+    int code = device->ops->use_library(device, LODE_Q4_0, PROBE_LIBRARY_ROWS, &cause);
+    if (code == LODE_ERR_UNSUPPORTED) {
+        probe_note(probe, "%s: the vendor's library is not measured: %s", device->name, cause.text);
+        return LODE_OK;
+    }
+    if (!code)
+        code = device->ops->reserve(device, limits, &cause);
+    if (!code)
+        code = device->ops->use_library(device, LODE_Q4_0, 0, &cause);
+    probe->has_library = !code;
+    if (code)
+        *error = cause;
+    return code;
+}
+
 // Reserves scratch for as many rows as there is memory for, and makes the operands with the rest.
 static int make_operands(struct probe *probe, struct lode_error *error)
 {
@@ -54,6 +85,8 @@ static int make_operands(struct probe *probe, struct lode_error *error)
     probe->most_choices = sizes[i].choices;
     const struct lode_limits limits = probe_limits(probe->most_rows, probe->most_choices);
     code = ops->reserve(probe->device, &limits, error);
+    if (!code)
+        code = prepare_library(probe, most_bytes, &limits, error);
     if (code)
         return code;
     const uint64_t others = probe_operands_bytes(probe->most_rows, probe->most_choices) +

@@ -37,6 +37,7 @@ struct probe {
     size_t x_bytes, out_bytes;
     uint32_t most_rows;    // of activations
     uint32_t most_choices; // rows of all experts of a call
+    bool has_library;      // of a GPU's vendor, and scratch for it
     uint8_t *staging;      // of the host, what is uploaded; NULL where the memory is the host's
     size_t staging_bytes;
     // Of the device, which is of no use from then on; 0: none.
@@ -141,6 +142,9 @@ int probe_operations(struct probe *probe, uint64_t end_ns, struct lode_error *er
 
 // The end of a part that has `weight` of what is left until end_ns, whose weights are `all`.
 uint64_t probe_part_end(uint64_t end_ns, double weight, double all);
+
+// Rows that products by a vendor's library are measured from.
+#define PROBE_LIBRARY_ROWS 32
 
 // ---- GPUs: probe_gpu.c, probe_gpu_link.c, probe_gpus.c
 

@@ -17,7 +17,8 @@ static void make_kernels(struct profile_device *out, double gbps)
 {
     for (uint32_t type = 0; type < LODE_TYPE_END; type++)
         if (lode_type_find(type))
-            out->kernels[type] = (struct profile_kernels){true, flat(gbps), flat(gbps)};
+            out->kernels[type] =
+                (struct profile_kernels){.known = true, .dense_gbps = flat(gbps), .expert_gbps = flat(gbps)};
 }
 
 void make_machine(struct machine_profile *out, double memory_gbps, double drive_gbps)

@@ -43,8 +43,9 @@ static void set_device(struct profile_device *device, double memory_gbps, double
     device->attention_prefill_gflops = flat(rows * memory_gbps);
     for (uint32_t type = 0; type < LODE_TYPE_END; type++)
         if (lode_type_find(type))
-            device->kernels[type] =
-                (struct profile_kernels){true, bound(memory_gbps, rows), bound(0.8 * memory_gbps, rows)};
+            device->kernels[type] = (struct profile_kernels){.known = true,
+                                                             .dense_gbps = bound(memory_gbps, rows),
+                                                             .expert_gbps = bound(0.8 * memory_gbps, rows)};
 }
 
 void plan_world_machine(struct machine_profile *out, double memory_gbps, double drive_gbps)

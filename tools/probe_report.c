@@ -52,6 +52,23 @@ static void print_curve(const char *label, const struct profile_curve *curve, st
     printf("\n");
 }
 
+static void print_library(const struct profile_device *device, struct notation *notation)
+{
+    bool any = false;
+    for (uint32_t type = 0; type < LODE_TYPE_END; type++) {
+        const struct profile_kernels *kernels = &device->kernels[type];
+        const uint32_t rows = profile_library_rows(kernels);
+        char label[32];
+        if (!kernels->library_gbps.n_points)
+            continue;
+        if (!any)
+            printf("products by the vendor's library, GB/s by rows, and from how many on they are used\n");
+        any = true;
+        snprintf(label, sizeof label, rows ? "%s, %" PRIu32 " on" : "%s, never", lode_type_name(type), rows);
+        print_curve(label, &kernels->library_gbps, notation);
+    }
+}
+
 static void print_kernels(const struct profile_device *device, bool experts, struct notation *notation)
 {
     for (uint32_t type = 0; type < LODE_TYPE_END; type++) {
@@ -92,6 +109,7 @@ static void print_device(const struct profile_device *device, struct notation *n
     }
     printf("products, GB/s of weights by rows\n");
     print_kernels(device, false, notation);
+    print_library(device, notation);
     printf("experts, GB/s of weights by rows of each\n");
     print_kernels(device, true, notation);
     notation->binary_x = true;

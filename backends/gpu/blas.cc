@@ -89,46 +89,133 @@ size_t gpu_blas_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows)
     return head_bytes(n, cols) + slice_rows * static_cast<size_t>(cols) * sizeof(uint16_t);
 }
 
+// Beside the slice of weights: the products of the second matrix.
+size_t gpu_blas_geglu_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows)
+{
+    return gpu_blas_scratch_bytes(n, cols, slice_rows) +
+           aligned(static_cast<size_t>(n) * slice_rows * sizeof(float));
+}
+
+// Rows of a slice of which each takes so many bytes behind the head; all where there is room, 0 where there
+// is too little.
+static uint32_t slice_rows_in(size_t scratch_bytes, size_t head, size_t bytes_a_row, uint32_t all)
+{
+    if (scratch_bytes < head)
+        return 0;
+    const size_t room = bytes_a_row ? (scratch_bytes - head) / bytes_a_row : all;
+    return room >= all ? all : static_cast<uint32_t>(room / LEAST_SLICE * LEAST_SLICE);
+}
+
+static bool goes_as_it_is(const struct lode_matrix *weight)
+{
+    return weight->type == LODE_F16 && weight->row_bytes % sizeof(uint16_t) == 0;
+}
+
+namespace
+{
+
+// A product's input as halves, and the parts of the scratch.
+struct blas_input {
+    struct gpu_blas *blas;
+    const struct gpu_queue *queue;
+    uint16_t *halves;
+    float *scales;
+    void *workspace;
+    uint32_t n, cols;
+};
+
+} // namespace
+
+static struct blas_input prepare(struct gpu_blas *blas, const struct gpu_queue *queue, struct lode_rows x,
+                                 uint32_t cols, void *scratch)
+{
+    char *memory = static_cast<char *>(scratch);
+    struct blas_input input = {};
+    input.blas = blas;
+    input.queue = queue;
+    input.workspace = memory;
+    input.scales = reinterpret_cast<float *>(memory + GPU_BLAS_WORKSPACE_BYTES);
+    input.halves =
+        reinterpret_cast<uint16_t *>(memory + GPU_BLAS_WORKSPACE_BYTES + aligned(x.n * sizeof(float)));
+    input.n = x.n;
+    input.cols = cols;
+    GPU_LAUNCH(rows_to_halves, dim3(x.n), dim3(THREADS), queue->stream, input.halves, stride_for(cols),
+               input.scales, const_cast<const float *>(x.data), x.stride, cols);
+    return input;
+}
+
+// out: the products with rows first .. first + rows - 1 of the weights, which are decoded to `slice`.
+static bool multiply_slice(const struct blas_input *input, float *out, size_t out_stride,
+                           const struct lode_matrix *weight, uint32_t first, uint32_t rows, uint16_t *slice)
+{
+    const bool as_it_is = goes_as_it_is(weight);
+    struct gpu_blas_product product = {};
+    product.out = out;
+    product.out_stride = out_stride;
+    product.x = input->halves;
+    product.x_stride = stride_for(input->cols);
+    product.weight_stride = as_it_is ? weight->row_bytes / sizeof(uint16_t) : input->cols;
+    product.weights =
+        as_it_is ? static_cast<const uint16_t *>(weight->data) + first * product.weight_stride : slice;
+    product.n = input->n;
+    product.rows = rows;
+    product.cols = input->cols;
+    product.workspace = input->workspace;
+    if (!as_it_is)
+        gpu_dequantize_half(input->queue, slice, weight, first, rows);
+    if (!gpu_blas_multiply(input->blas, input->queue->stream, &product))
+        return false;
+    GPU_LAUNCH(scale_rows, dim3(input->n), dim3(THREADS), input->queue->stream, out, out_stride,
+               const_cast<const float *>(input->scales), rows);
+    return true;
+}
+
 bool gpu_blas_matmul(struct gpu_blas *blas, const struct gpu_queue *queue, struct lode_rows out,
                      const struct lode_matrix *weight, struct lode_rows x, void *scratch,
                      size_t scratch_bytes)
 {
-    const uint32_t n = x.n, cols = weight->cols;
-    const size_t head = head_bytes(n, cols), row_bytes = static_cast<size_t>(cols) * sizeof(uint16_t);
-    const bool as_it_is = weight->type == LODE_F16 && weight->row_bytes % sizeof(uint16_t) == 0;
-    const size_t room = scratch_bytes > head && row_bytes > 0 ? (scratch_bytes - head) / row_bytes : 0;
-    const uint32_t slice_rows = as_it_is || room >= weight->rows
-                                    ? weight->rows
-                                    : static_cast<uint32_t>(room / LEAST_SLICE * LEAST_SLICE);
-    if (!blas || n == 0 || scratch_bytes < head || slice_rows == 0)
+    const uint32_t cols = weight->cols, all = weight->rows;
+    const size_t head = head_bytes(x.n, cols);
+    const size_t row_bytes = goes_as_it_is(weight) ? 0 : static_cast<size_t>(cols) * sizeof(uint16_t);
+    const uint32_t slice_rows = slice_rows_in(scratch_bytes, head, row_bytes, all);
+    if (!blas || x.n == 0 || slice_rows == 0)
         return false;
 
-    char *memory = static_cast<char *>(scratch);
-    float *scales = reinterpret_cast<float *>(memory + GPU_BLAS_WORKSPACE_BYTES);
-    uint16_t *halves =
-        reinterpret_cast<uint16_t *>(memory + GPU_BLAS_WORKSPACE_BYTES + aligned(n * sizeof(float)));
-    uint16_t *slice = reinterpret_cast<uint16_t *>(memory + head);
-    GPU_LAUNCH(rows_to_halves, dim3(n), dim3(THREADS), queue->stream, halves, stride_for(cols), scales,
-               const_cast<const float *>(x.data), x.stride, cols);
-    for (uint32_t first = 0; first < weight->rows; first += slice_rows) {
-        const uint32_t rows = weight->rows - first < slice_rows ? weight->rows - first : slice_rows;
-        struct gpu_blas_product product = {};
-        product.out = out.data + first;
-        product.out_stride = out.stride;
-        product.x = halves;
-        product.x_stride = stride_for(cols);
-        product.weights = as_it_is ? static_cast<const uint16_t *>(weight->data) : slice;
-        product.weight_stride = as_it_is ? weight->row_bytes / sizeof(uint16_t) : cols;
-        product.n = n;
-        product.rows = rows;
-        product.cols = cols;
-        product.workspace = memory;
-        if (!as_it_is)
-            gpu_dequantize_half(queue, slice, weight, first, rows);
-        if (!gpu_blas_multiply(blas, queue->stream, &product))
+    const struct blas_input input = prepare(blas, queue, x, cols, scratch);
+    uint16_t *slice = reinterpret_cast<uint16_t *>(static_cast<char *>(scratch) + head);
+    for (uint32_t first = 0; first < all; first += slice_rows) {
+        const uint32_t rows = all - first < slice_rows ? all - first : slice_rows;
+        if (!multiply_slice(&input, out.data + first, out.stride, weight, first, rows, slice))
             return false;
     }
-    GPU_LAUNCH(scale_rows, dim3(n), dim3(THREADS), queue->stream, out.data, out.stride,
-               const_cast<const float *>(scales), weight->rows);
+    return true;
+}
+
+bool gpu_blas_matmul_geglu(struct gpu_blas *blas, const struct gpu_queue *queue, struct lode_rows out,
+                           const struct lode_matrix *gate, const struct lode_matrix *up, struct lode_rows x,
+                           void *scratch, size_t scratch_bytes)
+{
+    const uint32_t cols = gate->cols, all = gate->rows;
+    // The products of `up` lie before its weights; their size is rounded up.
+    const size_t head = head_bytes(x.n, cols) + ALIGN;
+    const size_t row_bytes = goes_as_it_is(up) ? 0 : static_cast<size_t>(cols) * sizeof(uint16_t);
+    const uint32_t slice_rows = slice_rows_in(scratch_bytes, head, row_bytes + x.n * sizeof(float), all);
+    if (!blas || x.n == 0 || slice_rows == 0)
+        return false;
+
+    const struct blas_input input = prepare(blas, queue, x, cols, scratch);
+    char *behind = static_cast<char *>(scratch) + head_bytes(x.n, cols);
+    float *factors = reinterpret_cast<float *>(behind);
+    uint16_t *slice =
+        reinterpret_cast<uint16_t *>(behind + aligned(static_cast<size_t>(x.n) * slice_rows * sizeof(float)));
+    for (uint32_t first = 0; first < all; first += slice_rows) {
+        const uint32_t rows = all - first < slice_rows ? all - first : slice_rows;
+        const struct lode_rows gated = {out.data + first, x.n, rows, out.stride};
+        const struct lode_rows factor = {factors, x.n, rows, rows};
+        if (!multiply_slice(&input, gated.data, gated.stride, gate, first, rows, slice) ||
+            !multiply_slice(&input, factors, rows, up, first, rows, slice))
+            return false;
+        gpu_geglu(queue, gated, gated, factor);
+    }
     return true;
 }

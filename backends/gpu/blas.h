@@ -3,7 +3,7 @@
 //
 // It costs the decoding, two bytes of traffic a weight in each direction, and pays where the library's
 // half-precision products are much faster than Lode's own: many rows, and GPUs without int8 tensor cores.
-// Which that is on a machine is for measurement to say; nothing here decides it.
+// Which that is on a machine is for measurement to say (profile_library_rows); nothing here decides it.
 //
 // Numbers: activations are rounded to half (a row whose largest value is far from 1 is scaled by a power of
 // two before and its results after, so none overflows), and so are weights: each differs by at most 2^-11 of
@@ -40,8 +40,10 @@ bool gpu_blas_multiply(struct gpu_blas *blas, gpu_stream stream, const struct gp
 
 // ---- blas.cc
 
-// Bytes of scratch for n rows by which a matrix goes in slices of `slice_rows` rows.
+// Bytes of scratch for n rows by which a matrix goes in slices of `slice_rows` rows, and the same of two
+// matrices whose products are gated.
 size_t gpu_blas_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows);
+size_t gpu_blas_geglu_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows);
 
 // out = x weight^T, in slices as large as the scratch allows (memory of the device, aligned to 256). False
 // where the scratch has no room for 64 rows of weights, or the library refuses; then out is as if untouched
@@ -49,5 +51,9 @@ size_t gpu_blas_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows);
 bool gpu_blas_matmul(struct gpu_blas *blas, const struct gpu_queue *queue, struct lode_rows out,
                      const struct lode_matrix *weight, struct lode_rows x, void *scratch,
                      size_t scratch_bytes);
+// out = gelu_tanh(x gate^T) * (x up^T), likewise; gate and up have the same type and shape.
+bool gpu_blas_matmul_geglu(struct gpu_blas *blas, const struct gpu_queue *queue, struct lode_rows out,
+                           const struct lode_matrix *gate, const struct lode_matrix *up, struct lode_rows x,
+                           void *scratch, size_t scratch_bytes);
 
 #endif

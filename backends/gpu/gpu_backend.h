@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-#define LODE_GPU_ABI 1
+#define LODE_GPU_ABI 2
 
 // A GPU as its runtime describes it.
 struct lode_gpu {

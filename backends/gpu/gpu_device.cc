@@ -81,7 +81,8 @@ static void release_scratch(struct gpu_device *gpu)
     gpu->scratch = nullptr;
     gpu->host_tables = nullptr;
     gpu->host_ids = nullptr;
-    gpu->scratch_bytes = gpu->activations_bytes = gpu->attention_bytes = 0;
+    gpu->library_scratch = nullptr;
+    gpu->scratch_bytes = gpu->activations_bytes = gpu->attention_bytes = gpu->library_scratch_bytes = 0;
     gpu->limits = {};
 }
 
@@ -100,6 +101,8 @@ static int make_scratch(struct gpu_device *gpu, const struct lode_limits *limits
     const size_t at_attention = place(&bytes, attention);
     const size_t at_ids = place(&bytes, rows * sizeof(int32_t));
     const size_t at_tables = place(&bytes, tables);
+    const size_t library = gpu_library_scratch_bytes(gpu, limits);
+    const size_t at_library = library ? place(&bytes, library) : 0;
 
     void *ids = nullptr;
     int code = gpu_alloc(&gpu->base, &gpu->scratch, bytes, error);
@@ -123,8 +126,16 @@ static int make_scratch(struct gpu_device *gpu, const struct lode_limits *limits
     gpu->attention_bytes = attention;
     gpu->ids = reinterpret_cast<int32_t *>(scratch + at_ids);
     gpu->tables = scratch + at_tables;
+    gpu->library_scratch = library ? scratch + at_library : nullptr;
+    gpu->library_scratch_bytes = library;
     gpu->limits = *limits;
     return LODE_OK;
+}
+
+static bool is_same(const struct lode_limits *a, const struct lode_limits *b)
+{
+    return a->rows == b->rows && a->cols == b->cols && a->ffn_width == b->ffn_width &&
+           a->n_heads == b->n_heads && a->head_size == b->head_size && a->expert_rows == b->expert_rows;
 }
 
 static int gpu_reserve(struct lode_device *device, const struct lode_limits *limits, struct lode_error *error)
@@ -139,13 +150,17 @@ static int gpu_reserve(struct lode_device *device, const struct lode_limits *lim
     raise_to(&raised.n_heads, limits->n_heads);
     raise_to(&raised.head_size, limits->head_size);
     raise_to(&raised.expert_rows, limits->expert_rows);
+    if (gpu->scratch && is_same(&raised, &gpu->limits) &&
+        gpu_library_scratch_bytes(gpu, &raised) == gpu->library_scratch_bytes)
+        return LODE_OK;
     release_scratch(gpu);
     return make_scratch(gpu, &raised, error);
 }
 
 static size_t gpu_scratch_bytes(const struct lode_device *device)
 {
-    return reinterpret_cast<const struct gpu_device *>(device)->scratch_bytes;
+    const struct gpu_device *gpu = reinterpret_cast<const struct gpu_device *>(device);
+    return gpu->scratch_bytes + gpu->library_own_bytes;
 }
 
 // ---- what a GPU has nothing to do for
@@ -179,6 +194,7 @@ static void gpu_close(struct lode_device *device)
         if (gpu->copies.stream)
             gpu_stream_wait(gpu->context, gpu->copies.stream, &ignored);
         release_scratch(gpu);
+        gpu_library_close(gpu);
         gpu_timed_close(gpu, &gpu->operations_timed);
         gpu_timed_close(gpu, &gpu->copies_timed);
         gpu_staging_close(gpu);
@@ -226,6 +242,8 @@ static const struct lode_device_ops gpu_ops = {
     .copy_done = gpu_copy_done,
     .copy_await = gpu_copy_await,
     .experts_routed = gpu_op_experts_routed,
+    .use_library = gpu_use_library,
+    .library_name = gpu_library_name,
 };
 
 static int open_parts(struct gpu_device *gpu, struct lode_error *error)

@@ -4,6 +4,7 @@
 //   gpu_memory.cc    memory, and copies through a ring of pinned pieces
 //   gpu_copies.cc    copies beside the operations, fences and tickets
 //   gpu_products.cc  embed, matmul, matmul_geglu
+//   gpu_library.cc   which products go through the vendor's library
 //   gpu_experts.cc   experts of jobs and of choices
 //   gpu_small.cc     the other operations
 //   gpu_timeline.cc  spans of time by events
@@ -13,6 +14,7 @@
 #ifndef LODE_GPU_DEVICE_H
 #define LODE_GPU_DEVICE_H
 
+#include "backends/gpu/blas.h"
 #include "backends/gpu/kernels.h"
 #include "backends/gpu/runtime.h"
 
@@ -82,6 +84,14 @@ struct gpu_device {
     char *host_tables;   // the same, as they are put together
     int32_t *host_ids;   // of experts_routed: pinned
     size_t tables_bytes; // of both
+
+    // Products by the vendor's library.
+    struct gpu_blas *library;             // NULL: not open
+    size_t library_own_bytes;             // that it has taken for itself
+    uint32_t library_rows[LODE_TYPE_END]; // from how many rows on; 0: never
+    void *library_scratch;
+    size_t library_scratch_bytes;
+    char library_notice[96];
 };
 
 // Beyond it experts that were chosen on the device are not sorted by expert.
@@ -193,6 +203,20 @@ static inline bool gpu_is_quantized(enum lode_type type)
 {
     return type != LODE_F32 && type != LODE_F16 && type != LODE_BF16;
 }
+
+// ---- gpu_library.cc
+
+int gpu_use_library(struct lode_device *device, enum lode_type type, uint32_t rows, struct lode_error *error);
+const char *gpu_library_name(const struct lode_device *device);
+void gpu_library_close(struct gpu_device *gpu);
+// Of its part of the scratch; 0 where no product of so many rows goes there.
+size_t gpu_library_scratch_bytes(const struct gpu_device *gpu, const struct lode_limits *limits);
+
+// False where the product does not go through the library, or it refuses: then it is to be done otherwise.
+bool gpu_library_matmul(struct gpu_device *gpu, struct lode_rows out, const struct lode_matrix *weight,
+                        struct lode_rows x);
+bool gpu_library_matmul_geglu(struct gpu_device *gpu, struct lode_rows out, const struct lode_matrix *gate,
+                              const struct lode_matrix *up, struct lode_rows x);
 
 // ---- gpu_experts.cc
 

@@ -1,5 +1,6 @@
 // Products with matrices of weights: the input is quantised once for all of them, then few rows go to the
-// kernels that read each weight once for all rows, many rows to those that work in tiles.
+// kernels that read each weight once for all rows, many rows to those that work in tiles, or to the vendor's
+// library.
 #include "backends/gpu/gpu_device.h"
 
 bool gpu_quantize_rows(struct gpu_device *gpu, struct gpu_activations *out, struct lode_rows x, bool wanted)
@@ -44,15 +45,22 @@ void gpu_op_matmul(struct lode_device *device, const struct lode_rows *outs,
         any_quantized |= gpu_is_quantized(weights[j].type);
     }
     const struct gpu_operation op(device, "matmul", bytes);
-    struct gpu_activations quantized;
-    if (!op.gpu || x.n == 0 || !gpu_quantize_rows(op.gpu, &quantized, x, any_quantized))
+    struct gpu_activations quantized = {};
+    if (!op.gpu || x.n == 0)
         return;
     if (x.n <= GPU_MATVEC_ROWS) {
-        gpu_matvec(&op.gpu->queue, outs, weights, n_weights, quantized, x);
+        if (gpu_quantize_rows(op.gpu, &quantized, x, any_quantized))
+            gpu_matvec(&op.gpu->queue, outs, weights, n_weights, quantized, x);
         return;
     }
-    for (uint32_t j = 0; j < n_weights; j++)
+    for (uint32_t j = 0; j < n_weights; j++) {
+        if (gpu_library_matmul(op.gpu, outs[j], &weights[j], x))
+            continue;
+        // By the first that needs it.
+        if (!quantized.codes && !gpu_quantize_rows(op.gpu, &quantized, x, gpu_is_quantized(weights[j].type)))
+            return;
         gpu_matmul(&op.gpu->queue, outs[j], &weights[j], quantized, x);
+    }
 }
 
 void gpu_op_matmul_geglu(struct lode_device *device, struct lode_rows out, const struct lode_matrix *gate,
@@ -61,7 +69,9 @@ void gpu_op_matmul_geglu(struct lode_device *device, struct lode_rows out, const
     const struct gpu_operation op(device, "geglu product",
                                   2 * static_cast<uint64_t>(gate->rows) * gate->row_bytes);
     struct gpu_activations quantized;
-    if (!op.gpu || x.n == 0 || !gpu_quantize_rows(op.gpu, &quantized, x, gpu_is_quantized(gate->type)))
+    if (!op.gpu || x.n == 0 ||
+        (x.n > GPU_MATVEC_ROWS && gpu_library_matmul_geglu(op.gpu, out, gate, up, x)) ||
+        !gpu_quantize_rows(op.gpu, &quantized, x, gpu_is_quantized(gate->type)))
         return;
     if (x.n <= GPU_MATVEC_ROWS)
         gpu_matvec_geglu(&op.gpu->queue, out, gate, up, quantized, x);
