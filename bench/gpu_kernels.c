@@ -5,15 +5,11 @@
 // take turns, so that no cache holds it. Calls are made in batches of some milliseconds before the GPU is
 // waited for; the best batch counts, as does the best copy, which is measured before and after.
 #include "bench/gpu_kernels.h"
-#include "bench/words.h"
 
 #include "base/clock.h"
 
-#include <errno.h>
-#include <getopt.h>
 #include <jansson.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,25 +24,31 @@
 #define OUT_FLOATS ((size_t)GPU_CHOICES * 2816) // more than X_FLOATS and a row of the head
 #define ONES 8192
 
-struct options {
-    const char *device, *filter, *json_path;
-    double cell_seconds;
-    bool list;
-};
-
-// Set by a signal: what has been measured is printed, the rest left out.
-static volatile sig_atomic_t stopped;
-
-static void stop(int signal)
+static void take_device(const struct lab_program *program, void *user, int letter, const char *value)
 {
-    (void)signal;
-    stopped = 1;
+    (void)program, (void)letter;
+    *(const char **)user = value;
 }
+
+static const struct option long_options[] = {{"device", required_argument, NULL, 'd'}, LAB_OPTIONS};
+
+static const struct lab_program program = {
+    .name = "gpu_kernels",
+    .usage = "usage: gpu_kernels [--device NAME] [--filter WORDS] [--seconds S] [--json FILE] [--list]\n"
+             "Times the operations of one GPU against the rate at which its memory copies.\n"
+             "  --device NAME   cuda0, hip1, simt0 (the first that can be used; lode devices lists them)\n"
+             "  --filter WORDS  cells that have all the words in their line of --list; a,b: either of them\n"
+             "                  for example --filter \"matmul Q4_0,Q6_K 26b rows=1\"\n"
+             "  --seconds S     for each cell, 0.1 unless told; the best batch of calls counts\n"
+             "  --json FILE     the figures\n"
+             "  --list          only say what there is\n",
+    .options = long_options,
+    .take = take_device,
+};
 
 static void die(const char *text)
 {
-    fprintf(stderr, "gpu_kernels: %s\n", text);
-    exit(1);
+    lab_die(&program, text);
 }
 
 static void check_fault(const struct gpu_lab *lab)
@@ -61,12 +63,12 @@ bool gpu_lab_wants(struct gpu_lab *lab, const char *op, const char *type, const 
 {
     char line[128];
     snprintf(line, sizeof line, "%-17s %-8s %s", op, type, shape);
-    if (stopped || (lab->filter && !words_match(line, lab->filter)))
+    if (!lab_wants(&lab->options, line))
         return false;
     lab->n_cells++;
-    if (lab->lists)
+    if (lab->options.list)
         puts(line);
-    return !lab->lists;
+    return !lab->options.list;
 }
 
 static double timed_batch(struct gpu_lab *lab, gpu_run_fn run, void *user, uint32_t n_calls)
@@ -89,7 +91,7 @@ static double best_time(struct gpu_lab *lab, gpu_run_fn run, void *user)
         n_calls *= 4;
         best = timed_batch(lab, run, user, n_calls);
     }
-    while (!stopped && clock_seconds_since(start_ns) < lab->cell_seconds)
+    while (!lab_stopped() && clock_seconds_since(start_ns) < lab->options.cell_seconds)
         best = fmin(best, timed_batch(lab, run, user, n_calls));
     return best;
 }
@@ -258,115 +260,52 @@ static bool write_json(const struct gpu_lab *lab, const struct lode_gpu *about, 
 
 // ---- the program
 
-static void print_usage(FILE *to)
-{
-    fputs("usage: gpu_kernels [--device NAME] [--filter WORDS] [--seconds S] [--json FILE] [--list]\n"
-          "Times the operations of one GPU against the rate at which its memory copies.\n"
-          "  --device NAME   cuda0, hip1, simt0 (the first that can be used; lode devices lists them)\n"
-          "  --filter WORDS  cells that have all the words in their line of --list; a,b: either of them\n"
-          "                  for example --filter \"matmul Q4_0,Q6_K 26b rows=1\"\n"
-          "  --seconds S     for each cell, 0.1 unless told; the best batch of calls counts\n"
-          "  --json FILE     the figures\n"
-          "  --list          only say what there is\n",
-          to);
-}
-
-static struct options parse_options(int n_args, char **args)
-{
-    static const struct option long_options[] = {
-        {"device", required_argument, NULL, 'd'},
-        {"filter", required_argument, NULL, 'f'},
-        {"seconds", required_argument, NULL, 's'},
-        {"json", required_argument, NULL, 'j'},
-        {"list", no_argument, NULL, 'l'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
-    };
-    struct options options = {.cell_seconds = 0.1};
-    for (int c; (c = getopt_long(n_args, args, "", long_options, NULL)) != -1;) {
-        char *rest = "";
-        switch (c) {
-        case 'd':
-            options.device = optarg;
-            break;
-        case 'f':
-            options.filter = optarg;
-            break;
-        case 's':
-            options.cell_seconds = strtod(optarg, &rest);
-            if (*rest || !(options.cell_seconds > 0)) {
-                fprintf(stderr, "gpu_kernels: --seconds %s: must be a number above 0\n", optarg);
-                exit(2);
-            }
-            break;
-        case 'j':
-            options.json_path = optarg;
-            break;
-        case 'l':
-            options.list = true;
-            break;
-        case 'h':
-            print_usage(stdout);
-            exit(0);
-        default:
-            print_usage(stderr);
-            exit(2);
-        }
-    }
-    if (optind < n_args) {
-        print_usage(stderr);
-        exit(2);
-    }
-    return options;
-}
-
-static int measure_on(struct gpu_lab *lab, const struct options *options, const struct probe_gpu *gpu)
+static int measure_on(struct gpu_lab *lab, const struct probe_gpu *gpu)
 {
     lab->device = gpu->device;
-    lab->cell_seconds = options->cell_seconds;
-    signal(SIGINT, stop);
-    signal(SIGTERM, stop);
+    lab_catch_signals();
     make_operands(lab);
     measure_copies(lab);
     go_through(lab);
     if (!lab->n_rows) {
-        fputs(lab->n_cells ? "gpu_kernels: no cell fits into the GPU's memory\n"
-                           : "gpu_kernels: no cell has all the words of the filter; --list says what there "
-                             "is\n",
-              stderr);
+        if (lab->n_cells)
+            fputs("gpu_kernels: no cell fits into the GPU's memory\n", stderr);
+        else
+            lab_say_no_cell(&program);
         free_operands(lab);
         return 2;
     }
     measure_copies(lab);
     check_fault(lab);
     print_table(lab, &gpu->about);
-    if (stopped)
+    if (lab_stopped())
         printf("Interrupted after %u cells.\n", lab->n_rows);
     free_operands(lab);
-    if (!options->json_path || write_json(lab, &gpu->about, options->json_path))
+    const char *path = lab->options.json_path;
+    if (!path || write_json(lab, &gpu->about, path))
         return 0;
-    fprintf(stderr, "gpu_kernels: cannot write %s: %s\n", options->json_path, strerror(errno));
+    lab_say_unwritten(&program, path);
     return 1;
 }
 
 int main(int n_args, char **args)
 {
-    const struct options options = parse_options(n_args, args);
-    struct gpu_lab lab = {.filter = options.filter, .lists = options.list};
-    if (options.list) {
+    const char *device = NULL;
+    struct gpu_lab lab = {.options = lab_parse(&program, n_args, args, 0.1, &device)};
+    if (lab.options.list) {
         go_through(&lab);
         return lab.n_cells ? 0 : 2;
     }
     struct probe_gpus *gpus;
     struct lode_error error;
     uint32_t n;
-    if (probe_gpus_open(&gpus, options.device, &error))
+    if (probe_gpus_open(&gpus, device, &error))
         die(error.text);
     const struct probe_gpu *list = probe_gpus_list(gpus, &n);
     if (!n)
         die("there is no GPU that can be used; lode devices says why. --device simt0 executes the kernels on "
             "the CPU");
-    const int code = measure_on(&lab, &options, &list[0]);
+    const int code = measure_on(&lab, &list[0]);
     free(lab.rows);
     probe_gpus_close(gpus);
     return code;

@@ -3,6 +3,7 @@
 #ifndef LODE_BENCH_GPU_KERNELS_H
 #define LODE_BENCH_GPU_KERNELS_H
 
+#include "bench/laboratory.h"
 #include "profiles/probe_internal.h"
 
 #define GPU_ROWS 512
@@ -26,9 +27,7 @@ struct gpu_lab {
     int32_t *ids;                      // device memory, [GPU_CHOICES]
     float *weights;                    // likewise, ones
     struct lode_expert_entry *entries; // likewise, [GPU_EXPERTS]
-    const char *filter;
-    double cell_seconds;
-    bool lists;
+    struct lab_options options;
 
     double copy_gbps;
     uint32_t n_cells;

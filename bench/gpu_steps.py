@@ -18,7 +18,7 @@ SYNTH = ["26b-a4b", "--type", "q4_0", "--skew", "1.2"]
 SUITES_TIMEOUT_S = 1800
 # Suites that say nothing of memory errors on the device, or take hours under the sanitizer.
 NOT_SANITIZED = {"test_gpu_mixes"}
-QUICK_SUITES = {"test_gpu_device", "test_gpu_router"}
+QUICK_SUITES = {"test_gpu_against_cpu", "test_gpu_device", "test_gpu_memory", "test_gpu_router"}
 
 
 class Run:

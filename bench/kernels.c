@@ -7,15 +7,11 @@
 #include "backends/cpu/cpu.h"
 #include "backends/cpu/isa.h"
 #include "backends/cpu/memory.h"
+#include "bench/laboratory.h"
 #include "bench/report.h"
-#include "bench/words.h"
 
-#include <errno.h>
-#include <getopt.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #define TIMED_SECONDS 20e-6 // shorter calls on cached operands are timed together
@@ -26,15 +22,10 @@ static const struct family *const families[] = {&matmul_family,    &geglu_family
                                                 &attention_family, &vector_family, &rows_family};
 #define N_FAMILIES (sizeof families / sizeof *families)
 
-struct options {
-    const char *filter, *json_path;
-    double cell_seconds;
-    uint32_t threads;
-    bool list, file_layout;
-};
-
 struct bench {
-    struct options options;
+    struct lab_options options;
+    uint32_t threads; // 0: one for each physical core
+    bool file_layout;
     enum { COUNT, LIST, MEASURE } mode;
     const struct family *family;
     enum cpu_isa isa;
@@ -43,30 +34,47 @@ struct bench {
     size_t n_wanted;
 };
 
-// Set by a signal: what has been measured is printed, the rest left out.
-static volatile sig_atomic_t stopped;
+// ---- options ----
 
-static void stop(int signal)
+static void take_option(const struct lab_program *program, void *user, int letter, const char *value)
 {
-    (void)signal;
-    stopped = 1;
+    struct bench *bench = user;
+    char *rest = "";
+    if (letter == 'a')
+        bench->file_layout = true;
+    else
+        bench->threads = (uint32_t)strtoul(value, &rest, 10);
+    if (*rest || (letter == 't' && !bench->threads))
+        lab_refuse(program, "threads", value);
 }
 
-static void die(const char *text)
-{
-    fprintf(stderr, "kernels: %s\n", text);
-    exit(1);
-}
+static const struct option long_options[] = {
+    {"threads", required_argument, NULL, 't'}, {"file-layout", no_argument, NULL, 'a'}, LAB_OPTIONS};
+
+static const struct lab_program program = {
+    .name = "kernels",
+    .usage =
+        "usage: kernels [--filter WORDS] [--seconds S] [--threads N] [--file-layout] [--json FILE] [--list]\n"
+        "Times the operations of the CPU device against what the machine can do, and measures their error.\n"
+        "  --filter WORDS  cells that have all the words in their line of --list; a,b: either of them\n"
+        "                  for example --filter \"matmul Q4_0,Q6_K avx2 26b rows=1\"\n"
+        "  --seconds S     for each cell, 0.2 unless told; the best call counts\n"
+        "  --threads N     one for each physical core unless told\n"
+        "  --json FILE     the figures, the roofline before and after included\n"
+        "  --list          only say what there is\n",
+    .options = long_options,
+    .take = take_option,
+};
 
 // ---- measuring ----
 
 static void open_device(struct bench *bench)
 {
     struct lode_error error;
-    struct cpu_options options = {.threads = bench->options.threads, .isa = cpu_isa_name(bench->isa)};
+    struct cpu_options options = {.threads = bench->threads, .isa = cpu_isa_name(bench->isa)};
     if (cpu_open(&bench->device, &options, &error) != LODE_OK ||
         bench->device->ops->reserve(bench->device, &bench->family->limits, &error) != LODE_OK)
-        die(error.text);
+        lab_die(&program, error.text);
 }
 
 static void close_device(struct bench *bench)
@@ -119,7 +127,7 @@ static void show_progress(const struct bench *bench, const char *line)
 static void measure(struct bench *bench, struct row *row, const struct cell_ops *ops, const void *spec)
 {
     struct cell cell = {.device = bench->device,
-                        .file_layout = bench->options.file_layout,
+                        .file_layout = bench->file_layout,
                         .spec = spec,
                         .random = {bench->report.n_rows}};
     ops->make(&cell);
@@ -137,7 +145,7 @@ void bench_offer(struct bench *bench, const char *op, const char *type, const ch
 {
     char line[160];
     snprintf(line, sizeof line, "%-17s %-13s %-8s %s", op, type, cpu_isa_name(bench->isa), shape);
-    if (stopped || (bench->options.filter && !words_match(line, bench->options.filter)))
+    if (!lab_wants(&bench->options, line))
         return;
     if (bench->mode == COUNT) {
         bench->n_wanted++;
@@ -173,13 +181,13 @@ static void go_through(struct bench *bench)
     }
 }
 
-static uint32_t count_threads(const struct options *options)
+static uint32_t count_threads(uint32_t wanted)
 {
     struct lode_error error;
     struct lode_device *device;
-    struct cpu_options cpu = {.threads = options->threads};
+    struct cpu_options cpu = {.threads = wanted};
     if (cpu_open(&device, &cpu, &error) != LODE_OK)
-        die(error.text);
+        lab_die(&program, error.text);
     uint32_t threads = cpu_threads(device);
     device->ops->close(device);
     return threads;
@@ -190,11 +198,10 @@ static void measure_all(struct bench *bench)
     struct report *report = &bench->report;
     report->rows = calloc(bench->n_wanted, sizeof *report->rows);
     if (!report->rows)
-        die("no memory for the rows of the table");
-    report->threads = count_threads(&bench->options);
-    report->file_layout = bench->options.file_layout;
-    signal(SIGINT, stop);
-    signal(SIGTERM, stop);
+        lab_die(&program, "no memory for the rows of the table");
+    report->threads = count_threads(bench->threads);
+    report->file_layout = bench->file_layout;
+    lab_catch_signals();
     report->start = roofline_measure(report->threads);
     bench->mode = MEASURE;
     go_through(bench);
@@ -202,92 +209,22 @@ static void measure_all(struct bench *bench)
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "%-110s\r", "");
     report_print(report);
-    if (stopped)
+    if (lab_stopped())
         printf("Interrupted after %zu of %zu cells.\n", report->n_rows, bench->n_wanted);
     if (bench->options.json_path && !report_write_json(report, bench->options.json_path)) {
-        fprintf(stderr, "kernels: cannot write %s: %s\n", bench->options.json_path, strerror(errno));
+        lab_say_unwritten(&program, bench->options.json_path);
         exit(1);
     }
     free(report->rows);
 }
 
-// ---- options ----
-
-static void print_usage(FILE *to)
-{
-    fputs(
-        "usage: kernels [--filter WORDS] [--seconds S] [--threads N] [--file-layout] [--json FILE] [--list]\n"
-        "Times the operations of the CPU device against what the machine can do, and measures their error.\n"
-        "  --filter WORDS  cells that have all the words in their line of --list; a,b: either of them\n"
-        "                  for example --filter \"matmul Q4_0,Q6_K avx2 26b rows=1\"\n"
-        "  --seconds S     for each cell, 0.2 unless told; the best call counts\n"
-        "  --threads N     one for each physical core unless told\n"
-        "  --json FILE     the figures, the roofline before and after included\n"
-        "  --list          only say what there is\n",
-        to);
-}
-
-static void refuse(const char *option, const char *value)
-{
-    fprintf(stderr, "kernels: --%s %s: must be a number above 0\n", option, value);
-    exit(2);
-}
-
-static struct options parse_options(int n_args, char **args)
-{
-    static const struct option long_options[] = {
-        {"filter", required_argument, NULL, 'f'},  {"seconds", required_argument, NULL, 's'},
-        {"threads", required_argument, NULL, 't'}, {"json", required_argument, NULL, 'j'},
-        {"file-layout", no_argument, NULL, 'a'},   {"list", no_argument, NULL, 'l'},
-        {"help", no_argument, NULL, 'h'},          {0},
-    };
-    struct options options = {.cell_seconds = 0.2};
-    for (int c; (c = getopt_long(n_args, args, "", long_options, NULL)) != -1;) {
-        char *rest = "";
-        switch (c) {
-        case 'f':
-            options.filter = optarg;
-            break;
-        case 's':
-            options.cell_seconds = strtod(optarg, &rest);
-            if (*rest || !(options.cell_seconds > 0))
-                refuse("seconds", optarg);
-            break;
-        case 't':
-            options.threads = (uint32_t)strtoul(optarg, &rest, 10);
-            if (*rest || !options.threads)
-                refuse("threads", optarg);
-            break;
-        case 'j':
-            options.json_path = optarg;
-            break;
-        case 'a':
-            options.file_layout = true;
-            break;
-        case 'l':
-            options.list = true;
-            break;
-        case 'h':
-            print_usage(stdout);
-            exit(0);
-        default:
-            print_usage(stderr);
-            exit(2);
-        }
-    }
-    if (optind < n_args) {
-        print_usage(stderr);
-        exit(2);
-    }
-    return options;
-}
-
 int main(int n_args, char **args)
 {
-    struct bench bench = {.options = parse_options(n_args, args)};
+    struct bench bench = {0};
+    bench.options = lab_parse(&program, n_args, args, 0.2, &bench);
     go_through(&bench);
     if (bench.n_wanted == 0) {
-        fputs("kernels: no cell has all the words of the filter; --list says what there is\n", stderr);
+        lab_say_no_cell(&program);
         return 2;
     }
     if (bench.options.list) {

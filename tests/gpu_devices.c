@@ -5,6 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+void gpu_must(int code, const struct lode_error *error)
+{
+    cr_assert_eq(code, LODE_OK, "%s", error->text);
+}
+
+static struct lode_device *open_in(const struct device_list *list, const char *text)
+{
+    struct device_wish wish;
+    struct lode_device *device;
+    struct lode_error error;
+    gpu_must(device_wish_parse(&wish, text, strlen(text), &error), &error);
+    gpu_must(devices_open(&device, list, &wish, &error), &error);
+    return device;
+}
+
+struct lode_device *gpu_test_open(struct device_list *list, const char *text)
+{
+    devices_find(list);
+    return open_in(list, text);
+}
+
+void gpu_test_close(struct device_list *list, struct lode_device *device)
+{
+    device->ops->close(device);
+    devices_close(list);
+}
+
 void gpu_test_devices_open(struct gpu_test_devices *out)
 {
     out->n = 0;
@@ -15,14 +42,8 @@ void gpu_test_devices_open(struct gpu_test_devices *out)
         // One device that executes on the CPU is enough, and takes long enough.
         if (!found->usable || strcmp(found->name, "simt1") == 0)
             continue;
-        struct device_wish wish;
-        struct lode_error error;
-        cr_assert_eq(device_wish_parse(&wish, found->name, strlen(found->name), &error), LODE_OK, "%s",
-                     error.text);
-        cr_assert_eq(devices_open(&out->devices[out->n], &out->list, &wish, &error), LODE_OK, "%s",
-                     error.text);
+        out->devices[out->n++] = open_in(&out->list, found->name);
         has_simt |= strcmp(found->name, "simt0") == 0;
-        out->n++;
     }
     cr_assert(has_simt, "simt0 is missing: %s", out->list.backends[2].why);
 }
@@ -32,7 +53,7 @@ void gpu_test_devices_close(struct gpu_test_devices *devices)
     for (uint32_t i = 0; i < devices->n; i++) {
         struct lode_device *device = devices->devices[i];
         struct lode_error error;
-        cr_assert_eq(device->ops->sync(device, &error), LODE_OK, "%s", error.text);
+        gpu_must(device->ops->sync(device, &error), &error);
         device->ops->close(device);
     }
     devices_close(&devices->list);
@@ -41,7 +62,7 @@ void gpu_test_devices_close(struct gpu_test_devices *devices)
 void gpu_reserve_for(struct lode_device *device, const struct lode_limits *limits)
 {
     struct lode_error error;
-    cr_assert_eq(device->ops->reserve(device, limits, &error), LODE_OK, "%s", error.text);
+    gpu_must(device->ops->reserve(device, limits, &error), &error);
 }
 
 // Allocations are aligned to more than is promised; this leaves the promise.
@@ -56,11 +77,9 @@ void *gpu_bytes_up(struct lode_device *device, const void *bytes, size_t n)
     if (n > 0)
         memcpy(with_slack, bytes, n);
     memset(with_slack + n, 0xff, LODE_DEVICE_SLACK);
-    cr_assert_eq(device->ops->alloc(device, &memory, OFFSET + n + LODE_DEVICE_SLACK, &error), LODE_OK, "%s",
-                 error.text);
+    gpu_must(device->ops->alloc(device, &memory, OFFSET + n + LODE_DEVICE_SLACK, &error), &error);
     char *begin = (char *)memory + OFFSET;
-    cr_assert_eq(device->ops->upload(device, begin, with_slack, n + LODE_DEVICE_SLACK, &error), LODE_OK, "%s",
-                 error.text);
+    gpu_must(device->ops->upload(device, begin, with_slack, n + LODE_DEVICE_SLACK, &error), &error);
     free(with_slack);
     return begin;
 }
@@ -68,7 +87,7 @@ void *gpu_bytes_up(struct lode_device *device, const void *bytes, size_t n)
 void gpu_bytes_down(struct lode_device *device, void *out, const void *memory, size_t n)
 {
     struct lode_error error;
-    cr_assert_eq(device->ops->download(device, out, memory, n, &error), LODE_OK, "%s", error.text);
+    gpu_must(device->ops->download(device, out, memory, n, &error), &error);
 }
 
 void gpu_release(struct lode_device *device, const void *memory)
@@ -103,4 +122,20 @@ struct lode_matrix gpu_matrix_up(struct lode_device *device, const struct lode_m
     const size_t bytes = host->rows ? (host->rows - 1) * host->row_bytes + row_bytes : 0;
     matrix.data = gpu_bytes_up(device, host->data, bytes);
     return matrix;
+}
+
+struct lode_expert_job gpu_expert_up(struct lode_device *device, const struct lode_expert_job *host)
+{
+    struct lode_expert_job expert = *host;
+    expert.gate = gpu_matrix_up(device, &host->gate);
+    expert.up = gpu_matrix_up(device, &host->up);
+    expert.down = gpu_matrix_up(device, &host->down);
+    return expert;
+}
+
+void gpu_expert_release(struct lode_device *device, const struct lode_expert_job *expert)
+{
+    gpu_release(device, expert->gate.data);
+    gpu_release(device, expert->up.data);
+    gpu_release(device, expert->down.data);
 }

@@ -30,6 +30,14 @@ void gpu_test_devices_close(struct gpu_test_devices *devices);
         for (uint32_t device_at_ = 0; device_at_ < devices_.n; device_at_++)                                 \
             for (struct lode_device *device = devices_.devices[device_at_]; device; device = NULL)
 
+// One device as the command line describes it ("simt0:memory=16M:link=0.1"), found in a list of its own;
+// fails the test where it cannot be opened.
+struct lode_device *gpu_test_open(struct device_list *list, const char *text);
+void gpu_test_close(struct device_list *list, struct lode_device *device);
+
+// Fails the test with the error's text unless the code is LODE_OK.
+void gpu_must(int code, const struct lode_error *error);
+
 // Scratch for calls up to these limits; fails the test where there is none.
 void gpu_reserve_for(struct lode_device *device, const struct lode_limits *limits);
 
@@ -45,5 +53,9 @@ void gpu_rows_down(struct lode_device *device, struct lode_rows host, struct lod
 
 // A matrix with the same distance of its rows.
 struct lode_matrix gpu_matrix_up(struct lode_device *device, const struct lode_matrix *host);
+
+// A job with its matrices there; its choices stay the host's. Released by gpu_expert_release.
+struct lode_expert_job gpu_expert_up(struct lode_device *device, const struct lode_expert_job *host);
+void gpu_expert_release(struct lode_device *device, const struct lode_expert_job *expert);
 
 #endif

@@ -80,6 +80,14 @@ const struct gpu_mix gpu_mixes[] = {
      .slots = 16,
      .tight_ram = true,
      .uploads = true},
+    {.name = "all on one GPU, prompts by a library",
+     .devices = "simt0",
+     .spread = GPU_SPREAD_ALL,
+     .library = true},
+    {.name = "layers in turns, prompts by a library on one GPU of two",
+     .devices = BOTH,
+     .spread = GPU_SPREAD_TURNS,
+     .library = true},
 };
 const size_t gpu_n_mixes = sizeof gpu_mixes / sizeof *gpu_mixes;
 
@@ -241,14 +249,24 @@ static void open_tight(struct gpu_mix_run *out, const char *path, struct lode_en
     cr_assert_eq(code, 0, "%s: %s: %s", path, mix->name, error.text);
 }
 
-// A link and a GPU so fast, and a CPU so slow, that copying always wins.
-static void write_profile(struct gpu_mix_run *run)
+// A link and a GPU so fast, and a CPU so slow, that copying always wins; or the other way round, with a
+// library that is twice as fast as the GPU's own kernels from 9 rows on.
+static void write_profile(struct gpu_mix_run *run, const struct gpu_mix *mix)
 {
     struct machine_profile *profile = malloc(sizeof *profile);
     struct lode_error error = {0};
     cr_assert(profile);
-    cr_assert_eq(machine_profile_parse(profile, "ram=8G@1,cores=1,gpu=8G@2000@100,link=500", &error), 0, "%s",
-                 error.text);
+    cr_assert_eq(machine_profile_parse(profile,
+                                       mix->uploads ? "ram=8G@1,cores=1,gpu=8G@2000@100,link=500"
+                                                    : "ram=8G@1000,cores=64,gpu=8G@10@1,link=0.1",
+                                       &error),
+                 0, "%s", error.text);
+    for (uint32_t type = 0; type < LODE_TYPE_END && mix->library; type++) {
+        struct profile_kernels *kernels = &profile->gpus[0].kernels[type];
+        if (kernels->known)
+            kernels->library_gbps =
+                (struct profile_curve){1, {{9, 2 * profile_curve_at(&kernels->dense_gbps, 9), 0}}};
+    }
     const char *gpu = getenv("LODE_TEST_GPU") ? getenv("LODE_TEST_GPU") : "simt0";
     snprintf(profile->gpus[0].backend, sizeof profile->gpus[0].backend, "%.*s",
              (int)strcspn(gpu, "0123456789"), gpu);
@@ -258,6 +276,12 @@ static void write_profile(struct gpu_mix_run *run)
     close(fd);
     cr_assert_eq(machine_profile_write(profile, run->profile_path, &error), 0, "%s", error.text);
     free(profile);
+}
+
+static void on_note(void *user, const char *text)
+{
+    struct gpu_mix_run *run = user;
+    run->told_library |= strstr(text, "prefill by ") != NULL;
 }
 
 void gpu_mix_open(struct gpu_mix_run *out, const char *path, const struct gpu_mix *mix, uint32_t context)
@@ -271,9 +295,11 @@ void gpu_mix_open(struct gpu_mix_run *out, const char *path, const struct gpu_mi
     uint32_t n_units = 0;
     options.unit_gpu = out->unit_gpu = make_units(path, mix, &n_units);
     options.n_unit_gpu = n_units;
-    if (mix->uploads)
-        write_profile(out);
-    options.profile_path = mix->uploads ? out->profile_path : NULL;
+    if (mix->uploads || mix->library)
+        write_profile(out, mix);
+    options.profile_path = out->profile_path[0] ? out->profile_path : NULL;
+    options.on_note = on_note;
+    options.user = out;
     struct gpu_mix whole = *mix;
     struct lode_engine_options whole_options = options;
     if (mix->share > 0) {

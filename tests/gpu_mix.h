@@ -30,6 +30,7 @@ struct gpu_mix {
     enum lode_kv_type kv;
     uint32_t batch; // 0: 512
     bool uploads;   // by a profile whose link is so fast that prefill copies experts
+    bool library;   // by a profile whose GPU has a fast library for products of many rows
 };
 #define GPU_MIX_NO_SLOTS UINT32_MAX
 
@@ -44,6 +45,7 @@ struct gpu_mix_run {
     struct lode_session *session;
     uint8_t *unit_gpu;
     char profile_path[64]; // empty: none
+    bool told_library;     // that prefill goes through a library
 };
 
 // Opens a model as the mix says, for so many tokens. Fails the test where it does not open.

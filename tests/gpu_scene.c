@@ -32,6 +32,33 @@ void scene_heat_up(struct gpu_scene *s, uint32_t n_layers, uint32_t n_experts)
     s->w.options.heat = &s->heat;
 }
 
+void scene_add_hot_experts(struct gpu_scene *s)
+{
+    world_add_experts(&s->w);
+    scene_heat_up(s, WORLD_LAYERS, N_EXPERTS);
+}
+
+void scene_set_room(struct gpu_scene *s, uint64_t n_experts)
+{
+    for (uint32_t g = 0; g < s->w.options.n_gpus; g++)
+        s->options[g].budget_bytes =
+            residency_gpu_dense_bytes(&s->w.table, s->unit_gpu, g) + n_experts * SLOT;
+}
+
+void scene_open(struct gpu_scene *s, uint64_t host_experts)
+{
+    world_open_file(&s->w, NULL, 0);
+    world_open(&s->w, host_experts ? IO_ALIGN_BYTES + host_experts * 2 * IO_ALIGN_BYTES : 0);
+}
+
+void scene_set_up_and_open(struct gpu_scene *s, uint64_t n_experts, uint64_t host_experts)
+{
+    scene_set_up(s, 1);
+    scene_add_hot_experts(s);
+    scene_set_room(s, n_experts);
+    scene_open(s, host_experts);
+}
+
 void scene_tear_down(struct gpu_scene *s)
 {
     world_tear_down(&s->w);
@@ -120,6 +147,15 @@ void scene_use(struct gpu_scene *s, const uint32_t *units, uint32_t n, uint32_t 
     cr_assert_eq(n_had, n);
     free(had);
     free(copied);
+}
+
+void scene_decode(struct gpu_scene *s, uint32_t layer, uint32_t n, uint32_t most)
+{
+    uint32_t units[WORLD_EXPERTS];
+    residency_pass_begin(s->w.residency, 1, NULL, NULL);
+    world_draw(&s->w, units, n, layer);
+    scene_use(s, units, n, most);
+    residency_pass_end(s->w.residency, true);
 }
 
 void scene_set_rates(struct gpu_scene *s)

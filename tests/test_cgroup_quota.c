@@ -1,5 +1,6 @@
 // The CPU quota of control groups, in captured trees of both versions.
 #include "backends/cpu/cgroup_quota.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -8,19 +9,16 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static char folder[64];
+static char folder[TEST_FOLDER_SIZE];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-cgroup-XXXXXX");
-    cr_assert_not_null(mkdtemp(folder));
+    test_folder_make(folder, NULL);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -r '%s'", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 static void write_file(const char *name, const char *text)

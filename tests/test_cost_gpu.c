@@ -283,6 +283,32 @@ Test(cost_gpu, faster_parts_and_more_experts_on_them_are_never_slower)
     close_subject(s);
 }
 
+// Dense products of a prompt, and nothing else: experts have kernels of their own, and a token one row.
+Test(cost_gpu, a_library_takes_the_dense_products_of_prompts)
+{
+    struct subject *s = open_subject("31b", "q4_0");
+    struct profile_device *device = add_gpu(&s->profile, 100, 1e3);
+    uint8_t *gpu = nothing_on_gpus(s);
+    put_dense(gpu, s, 0, UINT32_MAX, 0);
+    put_dense(gpu, s, UNIT_NO_LAYER, 0, 0);
+    device->attention_prefill_gflops = device->read_gbps = flat(1e6); // take no time
+    const struct answers own = ask(s, gpu, 0, NULL);
+    for (int type = 0; type < LODE_TYPE_END; type++)
+        if (device->kernels[type].known)
+            device->kernels[type].library_gbps = (struct profile_curve){2, {{64, 150, 0}, {512, 400, 0}}};
+    const struct answers library = ask(s, gpu, 0, NULL);
+    cr_expect_eq(library.decode.seconds, own.decode.seconds);
+    // A quarter but for the head, which is of one row.
+    cr_expect_lt(library.prefill.gpu_s, own.prefill.gpu_s * 0.3);
+    cr_expect_gt(library.prefill.gpu_s, own.prefill.gpu_s * 0.2);
+    // One that is no faster is not used.
+    for (int type = 0; type < LODE_TYPE_END; type++)
+        device->kernels[type].library_gbps = (struct profile_curve){2, {{64, 150, 0}, {512, 102, 0}}};
+    cr_expect_eq(ask(s, gpu, 0, NULL).prefill.seconds, own.prefill.seconds);
+    free(gpu);
+    close_subject(s);
+}
+
 Test(cost_gpu, the_pool_holds_what_no_gpu_does)
 {
     struct subject *s = open_subject("26b-a4b", "q4_0");

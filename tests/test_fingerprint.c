@@ -3,6 +3,7 @@
 #include "core/lode.h"
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -13,19 +14,16 @@
 
 enum { TENSORS = 6, ROWS = 512, COLUMNS = 128, TENSOR_BYTES = 4 * ROWS * COLUMNS };
 
-static char folder[64];
+static char folder[TEST_FOLDER_SIZE];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-fingerprint-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(fingerprint, .init = make_folder, .fini = remove_folder);

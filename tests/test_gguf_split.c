@@ -2,6 +2,7 @@
 // split.
 #include "tests/gguf_writer.h"
 #include "tests/test_data.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -20,19 +21,16 @@ static struct gguf *open_path(const char *path)
     return gguf;
 }
 
-static char split_folder[MAX_PATH];
+static char split_folder[TEST_FOLDER_SIZE];
 
 static void start_split(void)
 {
-    snprintf(split_folder, sizeof split_folder, "/tmp/lode-gguf-XXXXXX");
-    cr_assert(mkdtemp(split_folder));
+    test_folder_make(split_folder, NULL);
 }
 
 static void end_split(void)
 {
-    char command[MAX_PATH + 16];
-    snprintf(command, sizeof command, "rm -rf '%s'", split_folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(split_folder);
 }
 
 static const char *split_path(const char *name)

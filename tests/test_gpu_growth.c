@@ -41,8 +41,7 @@ static uint64_t tight_ceiling(void)
     const uint64_t bytes = stats.pinned_bytes + stats.pool_bytes + stats.kv_bytes + stats.scratch_bytes;
     lode_session_close(session);
     lode_engine_close(engine);
-    return bytes +
-           ((uint64_t)11 << 17); // tables of experts, rounding, and a part of what the cache will take
+    return bytes + ((uint64_t)9 << 17); // tables of experts, rounding, and a part of what the cache will take
 }
 
 // The story, noise, the story again: logits of its last token.

@@ -1,6 +1,8 @@
 // Products of many rows on GPUs, in tiles: every type against double precision, tails of every dimension, and
 // that both kinds of kernel agree.
-#include "tests/gpu_products.h"
+#include "tests/gpu_devices.h"
+#include "tests/gpu_features.h"
+#include "tests/product_reference.h"
 
 struct shape {
     uint32_t n, rows, blocks; // columns: blocks of 32, or as many as whole blocks of the type are
@@ -44,22 +46,6 @@ static void multiply_gated(struct lode_device *device, struct lode_rows out, con
     gpu_release(device, device_up.data);
 }
 
-static void check_product(struct lode_rows out, const struct lode_matrix *w, struct lode_rows x,
-                          const char *name)
-{
-    double rounded[512];
-    for (uint32_t i = 0; i < x.n; i++) {
-        round_row(rounded, row_of(x, i), x.cols, is_quantised(w->type));
-        for (uint32_t r = 0; r < w->rows; r++) {
-            double allowed, want = exact_dot(w, r, rounded, &allowed), got = row_of(out, i)[r];
-            cr_assert(fabs(got - want) <= allowed,
-                      "%s %s %u x %u x %u, [%u][%u]: got %.9g, want %.9g +- %.2g", name,
-                      lode_type_name(w->type), x.n, w->rows, w->cols, i, r, got, want, allowed);
-        }
-    }
-    check_gaps(out, name);
-}
-
 Test(gpu_matmul, every_type_gives_the_exact_products_to_rounding)
 {
     FOR_GPU_DEVICES(device)
@@ -68,15 +54,16 @@ Test(gpu_matmul, every_type_gives_the_exact_products_to_rounding)
         FOR_GPU_KERNELS(device, features)
         for (unsigned t = 0; t < test_n_types; t++)
             for (unsigned s = 0; s < N_SHAPES; s++) {
-                struct test_random random = {100 * t + s};
+                uint64_t state = 100 * t + s;
                 uint32_t cols = cols_for(test_types[t], shapes[s].blocks);
                 // Rows lie as in files, or further from each other by what keeps the blocks' alignment.
                 struct test_matrix w =
-                    test_matrix_make(&random, test_types[t], shapes[s].rows, cols, s % 2 ? 16 : 0);
-                struct lode_rows x = make_rows(&random, shapes[s].n, cols),
+                    random_matrix(test_types[t], shapes[s].rows, cols, s % 2 ? 16 : 0, &state);
+                struct lode_rows x = make_rows(shapes[s].n, cols, 1, &state),
                                  out = make_results(shapes[s].n, shapes[s].rows);
                 multiply(device, out, &w.matrix, x);
-                check_product(out, &w.matrix, x, features & TEST_GPU_HAS_MMA_S8 ? "mma" : "dot4");
+                product_check(out, &w.matrix, x, PRODUCT_TILES,
+                              features & TEST_GPU_HAS_MMA_S8 ? "mma" : "dot4");
                 free(x.data), free(out.data);
                 test_matrix_free(&w);
             }
@@ -92,34 +79,18 @@ Test(gpu_matmul, geglu_gates_the_products_of_every_type)
         for (unsigned t = 0; t < test_n_types; t++) {
             const enum lode_type type = test_types[t];
             const struct shape shape = shapes[t % 2 ? 1 : 3];
-            struct test_random random = {t};
+            uint64_t state = t;
             uint32_t cols = cols_for(type, shape.blocks);
-            struct test_matrix gate = test_matrix_make(&random, type, shape.rows, cols, 0),
-                               up = test_matrix_make(&random, type, shape.rows, cols, 0);
-            struct lode_rows x = make_rows(&random, shape.n, cols), out = make_results(shape.n, shape.rows);
+            struct test_matrix gate = random_matrix(type, shape.rows, cols, 0, &state),
+                               up = random_matrix(type, shape.rows, cols, 0, &state);
+            struct lode_rows x = make_rows(shape.n, cols, 1, &state), out = make_results(shape.n, shape.rows);
             multiply_gated(device, out, &gate.matrix, &up.matrix, x);
-            double rounded[512];
-            for (uint32_t i = 0; i < x.n; i++) {
-                round_row(rounded, row_of(x, i), cols, is_quantised(type));
-                for (uint32_t r = 0; r < shape.rows; r++) {
-                    double allowed;
-                    double want = exact_gated(&gate.matrix, &up.matrix, r, rounded, rounded, &allowed);
-                    double got = row_of(out, i)[r];
-                    cr_assert(fabs(got - want) <= allowed, "%s %x [%u][%u]: got %.9g, want %.9g +- %.2g",
-                              lode_type_name(type), features, i, r, got, want, allowed);
-                }
-            }
-            check_gaps(out, "geglu");
+            product_check_geglu(out, &gate.matrix, &up.matrix, x, PRODUCT_TILES,
+                                features & TEST_GPU_HAS_MMA_S8 ? "mma" : "dot4");
             free(x.data), free(out.data);
             test_matrix_free(&gate), test_matrix_free(&up);
         }
     }
-}
-
-static void check_same_bits(struct lode_rows a, struct lode_rows b, uint32_t n, const char *what)
-{
-    for (uint32_t i = 0; i < n; i++)
-        cr_assert_eq(memcmp(row_of(a, i), row_of(b, i), a.cols * sizeof(float)), 0, "%s: row %u", what, i);
 }
 
 // Sums of bytes are exact and the floats are added in one order, so it does not show which kernel ran. Only
@@ -133,16 +104,16 @@ Test(gpu_matmul, tensor_cores_change_no_bit)
         bool is_simt = strncmp(device->name, "simt", 4) == 0;
         cr_assert(!is_simt || (all & TEST_GPU_HAS_MMA_S8));
         for (unsigned t = 0; is_simt && t < test_n_types; t++) {
-            struct test_random random = {t};
+            uint64_t state = t;
             uint32_t cols = cols_for(test_types[t], 3);
-            struct test_matrix w = test_matrix_make(&random, test_types[t], 77, cols, 0);
-            struct lode_rows x = make_rows(&random, 29, cols);
+            struct test_matrix w = random_matrix(test_types[t], 77, cols, 0, &state);
+            struct lode_rows x = make_rows(29, cols, 1, &state);
             struct lode_rows with = make_results(29, 77), without = make_results(29, 77);
             multiply(device, with, &w.matrix, x);
             test_gpu_set_features(device, all & ~TEST_GPU_HAS_MMA_S8);
             multiply(device, without, &w.matrix, x);
             test_gpu_set_features(device, all);
-            check_same_bits(with, without, 29, lode_type_name(test_types[t]));
+            check_same_bits(with, without, lode_type_name(test_types[t]));
             free(x.data), free(with.data), free(without.data);
             test_matrix_free(&w);
         }
@@ -157,14 +128,14 @@ Test(gpu_matmul, a_row_is_the_same_in_a_batch_of_any_size)
         gpu_reserve_for(device, &limits);
         FOR_GPU_KERNELS(device, features)
         for (unsigned t = 0; t < sizeof types / sizeof *types; t++) {
-            struct test_random random = {t};
-            struct test_matrix w = test_matrix_make(&random, types[t], 40, 256, 0);
-            struct lode_rows x = make_rows(&random, 67, 256), few = x;
+            uint64_t state = t;
+            struct test_matrix w = random_matrix(types[t], 40, 256, 0, &state);
+            struct lode_rows x = make_rows(67, 256, 1, &state), few = x;
             struct lode_rows many_out = make_results(67, 40), few_out = make_results(10, 40);
             few.n = 10;
             multiply(device, many_out, &w.matrix, x);
             multiply(device, few_out, &w.matrix, few);
-            check_same_bits(many_out, few_out, 10,
+            check_same_bits(few_out, many_out,
                             features & TEST_GPU_HAS_MMA_S8 ? "with tensor cores" : "without");
             free(x.data), free(many_out.data), free(few_out.data);
             test_matrix_free(&w);
@@ -184,10 +155,10 @@ Test(gpu_matmul, extreme_blocks_are_exact_too)
         gpu_reserve_for(device, &limits);
         FOR_GPU_KERNELS(device, features)
         for (unsigned t = 0; t < test_n_types; t++)
-            for (unsigned e = 0; is_quantised(test_types[t]) && e < 4; e++) {
-                struct test_random random = {t};
+            for (unsigned e = 0; product_is_quantised(test_types[t]) && e < 4; e++) {
+                uint64_t state = t;
                 uint32_t cols = cols_for(test_types[t], 2);
-                struct test_matrix w = test_matrix_make(&random, test_types[t], 5, cols, 0);
+                struct test_matrix w = random_matrix(test_types[t], 5, cols, 0, &state);
                 for (uint32_t r = 0; r < 5; r++) {
                     uint8_t *row = test_matrix_row(&w.matrix, r);
                     memset(row, extremes[e].fill, w.matrix.row_bytes);
@@ -195,18 +166,19 @@ Test(gpu_matmul, extreme_blocks_are_exact_too)
                          b += lode_type_find(test_types[t])->block_bytes)
                         test_set_scales(test_types[t], row + b, extremes[e].half, extremes[e].exponent);
                 }
-                struct lode_rows x = make_rows(&random, 11, cols), out = make_results(11, 5);
+                struct lode_rows x = make_rows(11, cols, 1, &state), out = make_results(11, 5);
                 multiply(device, out, &w.matrix, x);
                 // Below the normal floats a block's scale times the activations' loses up to 2^-150, and a
                 // sum of 32 products is below 2^19.
                 double rounded[512];
+                struct product_matrix exact = product_matrix_make(&w.matrix);
                 for (uint32_t i = 0; i < 11; i++) {
-                    round_row(rounded, row_of(x, i), cols, true);
-                    double allowed, want = exact_dot(&w.matrix, 4, rounded, &allowed);
-                    cr_assert(fabs(row_of(out, i)[4] - want) <= allowed + cols / 32 * 0x1p-130,
-                              "%s %u %x: got %.9g, want %.9g +- %.2g", lode_type_name(test_types[t]), e,
-                              features, row_of(out, i)[4], want, allowed);
+                    product_round(rounded, w.matrix.type, row_of(x, i), cols);
+                    const struct product_value want = product_of(&exact, 4, rounded, PRODUCT_TILES);
+                    check_close(at(out, i, 4), want.value, 0, want.allowed + cols / 32 * 0x1p-130, "%s %u %x",
+                                lode_type_name(test_types[t]), e, features);
                 }
+                product_matrix_free(&exact);
                 free(x.data), free(out.data);
                 test_matrix_free(&w);
             }

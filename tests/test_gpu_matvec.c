@@ -1,6 +1,6 @@
 // Products of few rows on GPUs (backends/gpu/matvec.cc, quantize.cc): within the bounds of double precision
 // for every type, whatever the shape, and the same however many rows come together.
-#include "tests/cpu_variants.h"
+#include "backends/cpu/quantize.h"
 #include "tests/gpu_devices.h"
 #include "tests/product_reference.h"
 
@@ -30,33 +30,6 @@ static struct lode_rows random_input(uint32_t n, uint32_t cols, size_t stride, u
                 x.data[i * stride + j] *= size;
         }
     return x;
-}
-
-// A matrix whose rows are as far apart as in a file, or further.
-static struct test_matrix random_matrix(enum lode_type type, uint32_t rows, uint32_t cols, size_t gap,
-                                        uint64_t *state)
-{
-    struct test_random random = {random_bits(state)};
-    return test_matrix_make(&random, type, rows, cols, gap);
-}
-
-static void check_product(struct lode_rows got, const struct lode_matrix *w, struct lode_rows x,
-                          const char *name)
-{
-    double *rounded = malloc(x.n * x.cols * sizeof *rounded);
-    for (uint32_t i = 0; i < x.n; i++)
-        product_round(rounded + (size_t)i * x.cols, w->type, x.data + i * x.stride, x.cols);
-    for (uint32_t r = 0; r < w->rows; r++) {
-        struct product_row row = product_row_make(w, r);
-        for (uint32_t i = 0; i < x.n; i++) {
-            struct product_value want = product_of(&row, w->type, rounded + (size_t)i * x.cols, x.cols);
-            check_close(at(got, i, r), want.value, 0, want.allowed, "%s %s %ux%u, %u rows: [%u][%u]", name,
-                        lode_type_name(w->type), w->rows, w->cols, x.n, i, r);
-        }
-        product_row_free(&row);
-    }
-    free(rounded);
-    check_gaps(got, name);
 }
 
 #define MOST_MATRICES 6
@@ -89,7 +62,7 @@ static void check_shape(struct lode_device *device, enum lode_type type, uint32_
     struct test_matrix w = random_matrix(type, rows, cols, gap, state);
     struct lode_rows x = random_input(n, cols, stride, state), out;
     multiply(device, &out, &w.matrix, 1, x);
-    check_product(out, &w.matrix, x, device->name);
+    product_check(out, &w.matrix, x, PRODUCT_LANES, device->name);
     free(out.data);
     free(x.data);
     test_matrix_free(&w);
@@ -175,7 +148,7 @@ Test(gpu_matvec, multiplies_several_matrices_with_one_input)
             struct lode_rows x = random_input(1 + set * 2, 512, 512 + set, &state);
             multiply(device, outs, matrices, counts[set], x);
             for (uint32_t j = 0; j < counts[set]; j++) {
-                check_product(outs[j], &matrices[j], x, device->name);
+                product_check(outs[j], &matrices[j], x, PRODUCT_LANES, device->name);
                 free(outs[j].data);
                 test_matrix_free(&w[j]);
             }
@@ -227,21 +200,7 @@ static void check_geglu(struct lode_device *device, enum lode_type type, uint32_
                        up_there = gpu_matrix_up(device, &up.matrix);
     device->ops->matmul_geglu(device, out_there, &gate_there, &up_there, x_there);
     gpu_rows_down(device, out, out_there);
-    check_gaps(out, device->name);
-    double *rounded = malloc(cols * sizeof *rounded);
-    for (uint32_t i = 0; i < n; i++) {
-        product_round(rounded, type, x.data + i * x.stride, cols);
-        for (uint32_t r = 0; r < rows; r++) {
-            struct product_row g = product_row_make(&gate.matrix, r), u = product_row_make(&up.matrix, r);
-            struct product_value want =
-                product_geglu(product_of(&g, type, rounded, cols), product_of(&u, type, rounded, cols));
-            check_close(at(out, i, r), want.value, 0, want.allowed, "geglu %s: [%u][%u]",
-                        lode_type_name(type), i, r);
-            product_row_free(&g);
-            product_row_free(&u);
-        }
-    }
-    free(rounded);
+    product_check_geglu(out, &gate.matrix, &up.matrix, x, PRODUCT_LANES, device->name);
     gpu_release(device, x_there.data);
     gpu_release(device, out_there.data);
     gpu_release(device, gate_there.data);

@@ -1,5 +1,6 @@
 // Whole models divided between GPUs, RAM and files in many ways (gpu_mix.c) say what the CPU alone says: the
 // same greedy tokens, logits as near to the exact ones as those of the CPU have to be.
+#include "core/engine.h"
 #include "tests/demo.h"
 #include "tests/golden.h"
 #include "tests/gpu_mix.h"
@@ -104,6 +105,42 @@ static void check_figures(const struct gpu_mix *mix, const struct lode_session *
                  (unsigned long long)sum.uploads);
 }
 
+// What GPUs have of experts is as it is in the file, whichever order the CPU has put its own into.
+static void check_copies(const char *path, const struct gpu_mix *mix, const struct lode_engine *engine)
+{
+    const struct unit_table *table = &engine->model.units;
+    uint32_t n_copies = 0, n_arranged = 0;
+    FILE *file = fopen(path, "rb");
+    cr_assert(file);
+    for (uint32_t u = 0; u < table->n_units; u++) {
+        const struct unit *unit = &table->units[u];
+        for (uint32_t i = 0; unit->class == UNIT_EXPERT && i < unit->n_parts; i++) {
+            const struct extent *extent = &table->parts[unit->first_part + i];
+            unsigned char *want = malloc(2 * extent->bytes), *got = want + extent->bytes;
+            n_arranged += engine->matrices.parts[unit->first_part + i].layout != LODE_LAYOUT_FILE;
+            cr_assert_eq(fseek(file, (long)extent->offset, SEEK_SET), 0);
+            cr_assert_eq(fread(want, 1, extent->bytes, file), extent->bytes);
+            for (uint32_t g = 0; g < engine->gpus.n; g++) {
+                struct lode_device *gpu = engine->gpus.devices[g];
+                const void *copy = residency_gpu_part(engine->residency, g, u, i);
+                if (!copy)
+                    continue;
+                cr_assert_eq(gpu->ops->download(gpu, got, copy, extent->bytes, NULL), 0);
+                cr_assert_eq(memcmp(got, want, extent->bytes), 0, "%s: part %u of unit %u on %s", mix->name,
+                             i, u, gpu->name);
+                n_copies++;
+            }
+            free(want);
+        }
+    }
+    fclose(file);
+    cr_assert(n_copies > 0 || mix->slots == GPU_MIX_NO_SLOTS, "%s", mix->name);
+    struct residency_figures figures;
+    residency_count(engine->residency, &figures);
+    const bool arranges = strcmp(lode_engine_isa(engine), "portable") != 0 && figures.pool_bytes == 0;
+    cr_assert_eq(n_arranged > 0, arranges, "%s: %u parts are arranged", mix->name, n_arranged);
+}
+
 static void check_demo(const char *path, const struct gpu_mix *mix)
 {
     const struct gpu_mix alone = gpu_mix_of_cpu(mix);
@@ -116,6 +153,9 @@ static void check_demo(const char *path, const struct gpu_mix *mix)
     gpu_mix_open(&run, path, mix, CONTEXT);
     tell(&ours, &run);
     check_figures(mix, run.session);
+    cr_expect_eq(run.told_library, mix->library, "%s: a library is%s told of", mix->name,
+                 mix->library ? " not" : "");
+    check_copies(path, mix, run.engine);
     gpu_mix_close(&run);
     const struct distance d = golden_distance(cpu.logits, ours.logits, 1, vocab);
     fprintf(stderr, "  %-48s max %.5f  KL %.2e\n", "", d.max_difference, d.mean_kl);
@@ -216,7 +256,8 @@ static float *logits_of(const struct golden *golden, const struct gpu_mix *mix, 
     return logits;
 }
 
-// Ours against the exact logits within the bound that the CPU has, and against the CPU within as much.
+// Ours against the exact logits within the bound that the CPU has, and against the CPU within as much. A
+// library rounds to halves, and leaves the CPU for the exact logits: all that the CPU is off lies between.
 static void check_golden(const struct golden_model *model, const struct gpu_mix *mix)
 {
     struct golden golden;
@@ -237,7 +278,7 @@ static void check_golden(const struct golden_model *model, const struct gpu_mix 
             model->name, mix->name, far.mean_kl, bound, from_cpu.mean_kl, from_cpu.max_difference,
             from_cpu.same_top1);
     cr_expect_leq(far.mean_kl, bound, "%s, %s", model->name, mix->name);
-    cr_expect_leq(from_cpu.mean_kl, bound, "%s, %s", model->name, mix->name);
+    cr_expect_leq(from_cpu.mean_kl, mix->library ? 2 * bound : bound, "%s, %s", model->name, mix->name);
     free(cpu);
     free(ours);
     free(exact);

@@ -1,5 +1,6 @@
 // Heat: the mean against plain arithmetic, the file against every kind of damage, rivals and full disks.
 #include "placement/heat.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
@@ -23,12 +24,11 @@ enum {
 };
 #define FINGERPRINT UINT64_C(0x0123456789abcdef)
 
-static char folder[64], path[256], temporary[300];
+static char folder[TEST_FOLDER_SIZE], path[256], temporary[300];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-heat-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     char deeper[128];
     snprintf(deeper, sizeof deeper, "%s/cache/heat", folder);
     cr_assert(heat_file_path(path, sizeof path, deeper, FINGERPRINT));
@@ -37,9 +37,7 @@ static void make_folder(void)
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(heat, .init = make_folder, .fini = remove_folder);

@@ -1,6 +1,7 @@
 // The memory that a process may use, read from captured trees of /proc and control groups.
 #include "base/lode_error.h"
 #include "profiles/host_memory.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
@@ -13,7 +14,7 @@
 #define GIB ((uint64_t)1 << 30)
 
 struct tree {
-    char root[64];
+    char root[TEST_FOLDER_SIZE];
     struct host_memory memory;
     struct lode_error error;
 };
@@ -35,8 +36,8 @@ static void put(const struct tree *tree, const char *name, const char *content)
 
 static void make_tree(struct tree *tree)
 {
-    *tree = (struct tree){.root = "/tmp/lode-test-host-memory-XXXXXX"};
-    cr_assert(mkdtemp(tree->root));
+    *tree = (struct tree){0};
+    test_folder_make(tree->root, NULL);
     put(tree, "proc/meminfo",
         "MemTotal:       32768000 kB\nMemFree:         1000000 kB\nMemAvailable:   20480000 kB\n"
         "Buffers:            5876 kB\nCached:         19000000 kB\n");
@@ -44,9 +45,7 @@ static void make_tree(struct tree *tree)
 
 static void remove_tree(struct tree *tree)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", tree->root);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(tree->root);
 }
 
 static int read_tree(struct tree *tree)

@@ -237,7 +237,7 @@ TEST_EVERY_WAY(io, a_padded_read_goes_straight_into_its_buffer)
     io_close(f.io);
     cr_assert_eq(io_open_hooked(&f.io, paths, 1, &options, &hooks, &f.error), 0, "%s", f.error.text);
     uint64_t offset = 4096 * 3 + 77;
-    struct io_request request = {0, offset, 3 * MIB, arena + 77, 1, IO_DEMAND, true};
+    struct io_request request = {0, offset, 3 * MIB, arena + 77, 1, IO_DEMAND, true, 0};
     cr_assert_eq(io_submit(f.io, &request, &f.error), 0);
     cr_assert_eq(reap_one(&f).status, IO_DONE);
     cr_assert(has_content(&f, arena + 77, offset, 3 * MIB, 0));
@@ -454,14 +454,14 @@ TEST_EVERY_WAY(io, refuses_requests_that_make_no_sense)
         struct io_request request;
         const char *expected;
     } cases[] = {
-        {{0, 10, 0, buffer, 1, IO_DEMAND, false}, "no bytes"},
-        {{0, 901, 100, buffer, 1, IO_DEMAND, false}, "beyond the file of 1000 bytes"},
-        {{0, 1000, 1, buffer, 1, IO_DEMAND, true}, "beyond the file"},
-        {{0, UINT64_MAX, 2, buffer, 1, IO_DEMAND, false}, "beyond the file"},
-        {{0, 1, SIZE_MAX, buffer, 1, IO_DEMAND, false}, "beyond the file"},
-        {{2, 0, 1, buffer, 1, IO_DEMAND, false}, "there are 2 files"},
-        {{0, 0, 1, NULL, 1, IO_DEMAND, false}, "without a buffer"},
-        {{0, 0, 1, buffer, 1, (enum io_priority)3, false}, "priority"},
+        {{0, 10, 0, buffer, 1, IO_DEMAND, false, 0}, "no bytes"},
+        {{0, 901, 100, buffer, 1, IO_DEMAND, false, 0}, "beyond the file of 1000 bytes"},
+        {{0, 1000, 1, buffer, 1, IO_DEMAND, true, 0}, "beyond the file"},
+        {{0, UINT64_MAX, 2, buffer, 1, IO_DEMAND, false, 0}, "beyond the file"},
+        {{0, 1, SIZE_MAX, buffer, 1, IO_DEMAND, false, 0}, "beyond the file"},
+        {{2, 0, 1, buffer, 1, IO_DEMAND, false, 0}, "there are 2 files"},
+        {{0, 0, 1, NULL, 1, IO_DEMAND, false, 0}, "without a buffer"},
+        {{0, 0, 1, buffer, 1, (enum io_priority)3, false, 0}, "priority"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         cr_assert_eq(io_submit(f.io, &cases[i].request, &f.error), LODE_ERR_ARGUMENT);
@@ -525,7 +525,7 @@ TEST_EVERY_WAY(io, two_can_be_open_over_the_same_files)
     const char *paths[] = {f.paths[1]};
     cr_assert_eq(io_open(&other, paths, 1, NULL, &f.error), 0);
     unsigned char first[1000], second[1000];
-    struct io_request request = {0, 99, 1000, second, 5, IO_DEMAND, false};
+    struct io_request request = {0, 99, 1000, second, 5, IO_DEMAND, false, 0};
     submit(&f, first, 99, 1000, 4, IO_DEMAND);
     cr_assert_eq(io_submit(other, &request, &f.error), 0);
     struct io_completion completion;

@@ -122,7 +122,7 @@ TEST_EVERY_WAY(io_faults, a_short_read_into_padded_or_aligned_memory_is_continue
         set_up(&f, way, 1,
                (struct io_fault_rule){.kind = IO_FAULT_SHORT, .times = 1, .short_bytes = short_bytes[i / 2]});
         unsigned char *buffer = memory + offset % IO_ALIGN_BYTES;
-        struct io_request request = {0, offset, length, buffer, 1, IO_DEMAND, padded};
+        struct io_request request = {0, offset, length, buffer, 1, IO_DEMAND, padded, 0};
         cr_assert_eq(io_submit(f.io, &request, &f.error), 0);
         cr_assert_eq(reap_one(&f).status, IO_DONE);
         cr_assert(has_content(&f, buffer, offset, length, 0), "%zu bytes, padded %d", short_bytes[i / 2],
@@ -249,7 +249,7 @@ TEST_EVERY_WAY(io_faults, a_file_system_that_refuses_a_direct_read_is_read_throu
     submit(&f, buffer, 100, 3000, 1, IO_DEMAND);
     cr_assert_eq(reap_one(&f).status, IO_DONE);
     cr_assert_eq(counters_of(&f).read_bytes, before_bytes + 3000, "without asking again");
-    struct io_request other = {1, 77, 1000, buffer, 2, IO_DEMAND, false};
+    struct io_request other = {1, 77, 1000, buffer, 2, IO_DEMAND, false, 0};
     cr_assert_eq(io_submit(f.io, &other, &f.error), 0);
     cr_assert_eq(reap_one(&f).status, IO_DONE);
     cr_assert(has_content(&f, buffer, 77, 1000, 1));

@@ -203,7 +203,7 @@ Test(io_files, a_file_system_without_direct_reads_is_read_through_the_page_cache
     cr_assert_str_eq(choice.why_cached,
                      "the file system of " FILE_WITHOUT_DIRECT_READS " has no direct reads");
     char buffer[4] = "";
-    struct io_request request = {0, 0, 3, buffer, 1, IO_DEMAND, false};
+    struct io_request request = {0, 0, 3, buffer, 1, IO_DEMAND, false, 0};
     cr_assert_eq(io_submit(io, &request, &error), 0);
     struct io_completion completion;
     cr_assert_eq(io_reap(io, &completion, 1, 1, -1), 1);
@@ -249,7 +249,7 @@ TEST_EVERY_WAY(io_files, reads_from_both_copies)
     cr_assert_gt(counters.mirror_bytes, counters.read_bytes / 10);
     cr_assert_lt(counters.mirror_bytes, counters.read_bytes / 10 * 9);
     unsigned char buffer[1000];
-    struct io_request request = {1, 5, 1000, buffer, 2, IO_DEMAND, false};
+    struct io_request request = {1, 5, 1000, buffer, 2, IO_DEMAND, false, 0};
     cr_assert_eq(io_submit(f.io, &request, &f.error), 0);
     cr_assert_eq(reap_one(&f).status, IO_DONE);
     cr_assert(has_content(&f, buffer, 5, 1000, 1), "a file without a second copy");

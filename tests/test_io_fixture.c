@@ -106,7 +106,7 @@ void tear_down(struct fixture *f)
 void submit(struct fixture *f, void *buffer, uint64_t offset, size_t length, uint64_t tag,
             enum io_priority priority)
 {
-    struct io_request request = {0, offset, length, buffer, tag, priority, false};
+    struct io_request request = {0, offset, length, buffer, tag, priority, false, 0};
     cr_assert_eq(io_submit(f->io, &request, &f->error), 0, "%s", f->error.text);
 }
 

@@ -1,12 +1,15 @@
 // The simulated drive: how long reads take, in closed form; which come first; and that the outcome of any
 // requests is that of the threads, which share its queue but not its way of going on.
 #include "base/clock.h"
+#include "base/timeline.h"
 #include "io/io_sim.h"
 #include "tests/test_io_fixture.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define START SIM_CLOCK_START_NS
 #define GIB ((uint64_t)1 << 30)
@@ -35,7 +38,7 @@ static void open_sim(struct sim *s, struct io_sim_drive drive, uint32_t queue_de
 // There is no memory behind the buffer.
 static void ask_at(struct sim *s, uint64_t offset, size_t length, uint64_t tag, enum io_priority priority)
 {
-    const struct io_request request = {1, offset, length, (void *)4096, tag, priority, false};
+    const struct io_request request = {1, offset, length, (void *)4096, tag, priority, false, 0};
     cr_assert_eq(io_submit(s->io, &request, &s->error), 0, "%s", s->error.text);
 }
 
@@ -280,6 +283,55 @@ Test(io_sim, looking_often_does_not_change_the_times)
     cr_assert_lt(ends[1] - ends[0], 7);
 }
 
+// From when its first piece is read, not from when it was asked for, until its last one is there; in the
+// virtual time of the drive. What is cancelled before it is read is no span.
+Test(io_sim, a_timeline_tells_when_requests_were_read)
+{
+    struct sim s;
+    struct lode_timeline *timeline;
+    struct lode_timeline_overlap overlap;
+    open_sim(&s, steady(1), 1);
+    cr_assert_eq(lode_timeline_open(&timeline, 16, &s.error), 0);
+    const uint32_t drive = lode_timeline_lane_of_rows(timeline, "drive"),
+                   marks = lode_timeline_lane(timeline, "marks");
+    ask(&s, 1000, 9, DEMAND); // before anybody listens
+    expect_next(&s, 9, IO_DONE, 1000);
+    io_tell_timeline(s.io, timeline, drive);
+    ask(&s, 2000, 1, DEMAND);
+    ask(&s, 4000, 2, IO_AHEAD); // waits for the first
+    ask(&s, 8000, 3, IO_PREFETCH);
+    io_cancel(s.io, 3);
+    expect_next(&s, 3, IO_CANCELLED, 1000);
+    expect_next(&s, 1, IO_DONE, 3000);
+    expect_next(&s, 2, IO_DONE, 7000);
+    io_tell_timeline(s.io, NULL, 0);
+    ask(&s, 3000, 4, DEMAND);
+    expect_next(&s, 4, IO_DONE, 10000);
+    // Busy from 1000 to 7000 of 0 to 12000, and never twice at once.
+    lode_timeline_span(timeline, marks, "whole", 0, 0, START, START + 12000);
+    overlap = lode_timeline_overlap(timeline, drive, marks);
+    cr_expect_float_eq(overlap.both, 0.5, 1e-9);
+    cr_expect_float_eq(overlap.only_b, 0.5, 1e-9);
+
+    char path[] = "/tmp/lode-io-timeline-XXXXXX", text[4096] = "";
+    const int fd = mkstemp(path);
+    cr_assert(fd >= 0);
+    cr_assert_eq(lode_timeline_write(timeline, path, &s.error), 0, "%s", s.error.text);
+    close(fd);
+    FILE *file = fopen(path, "r");
+    cr_assert(file && fread(text, 1, sizeof text - 1, file) > 0);
+    fclose(file);
+    unlink(path);
+    cr_expect(strstr(text, "\"name\":\"read\",\"ts\":1.000,\"dur\":2.000,\"args\":{\"bytes\":2000}"), "%s",
+              text);
+    cr_expect(strstr(text, "\"name\":\"read ahead\",\"ts\":3.000,\"dur\":4.000,\"args\":{\"bytes\":4000}"),
+              "%s", text);
+    cr_expect_null(strstr(text, "guess"));
+    cr_expect_null(strstr(text, "drive 2"));
+    io_close(s.io);
+    lode_timeline_close(timeline);
+}
+
 Test(io_sim, what_is_in_flight_is_dropped_at_the_end)
 {
     struct sim s;
@@ -437,7 +489,7 @@ static void compare_with_threads(uint32_t seed, uint32_t queue_depth)
             const uint64_t offset = draw(&random, FILE_BYTES - MIB);
             const size_t length = 1 + draw(&random, draw(&random, 2) ? 3000 : MIB);
             buffers[step] = malloc(length);
-            struct io_request request = {what % 2, offset, length, buffers[step], tag, priority, false};
+            struct io_request request = {what % 2, offset, length, buffers[step], tag, priority, false, 0};
             cr_assert_eq(io_submit(f.io, &request, &f.error), 0, "%s", f.error.text);
             request.buffer = (void *)4096;
             cr_assert_eq(io_submit(s.io, &request, &s.error), 0, "%s", s.error.text);
@@ -532,7 +584,7 @@ Test(io_sim, a_request_outside_of_its_file_is_refused_by_the_file_s_name)
 {
     struct sim s;
     open_sim(&s, steady(1), 1);
-    const struct io_request request = {1, GIB, 346, (void *)4096, 1, DEMAND, false};
+    const struct io_request request = {1, GIB, 346, (void *)4096, 1, DEMAND, false, 0};
     cr_assert_eq(io_submit(s.io, &request, &s.error), LODE_ERR_ARGUMENT);
     cr_assert(strstr(s.error.text, "simulated file 1"), "%s", s.error.text);
     cr_assert_eq(io_file_size_bytes(s.io, 1), GIB + 345);

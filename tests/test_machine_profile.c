@@ -472,3 +472,23 @@ Test(machine_profile, curves_are_interpolated_in_the_logarithm)
     cr_assert_eq(profile_curve_at(&unknown, 1), 0);
     cr_assert_eq(profile_curve_spread_at(&unknown, 1), 0);
 }
+
+Test(machine_profile, a_library_is_used_from_where_on_it_is_faster)
+{
+    struct profile_kernels kernels = {
+        .known = true,
+        .dense_gbps = {4, {{1, 100, 0}, {32, 90, 0}, {128, 50, 0}, {512, 20, 0}}},
+        .library_gbps = {3, {{32, 30, 0}, {128, 60, 0}, {512, 80, 0}}},
+    };
+    cr_assert_eq(profile_library_rows(&kernels), 128);
+    kernels.library_gbps.points[1].y = 51; // faster by less than the gain that is asked for
+    cr_assert_eq(profile_library_rows(&kernels), 512);
+    kernels.library_gbps.points[0].y = 200; // a single one that is faster, with a slower one behind
+    cr_assert_eq(profile_library_rows(&kernels), 512);
+    kernels.library_gbps.points[1].y = 53;
+    cr_assert_eq(profile_library_rows(&kernels), 32);
+    kernels.library_gbps.points[2].y = 20;
+    cr_assert_eq(profile_library_rows(&kernels), 0);
+    kernels.library_gbps.n_points = 0;
+    cr_assert_eq(profile_library_rows(&kernels), 0);
+}

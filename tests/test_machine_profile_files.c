@@ -2,6 +2,7 @@
 #include "profiles/machine_profile.h"
 #include "profiles/machine_profile_fields.h"
 #include "tests/profile_checks.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -19,12 +20,11 @@ static struct machine_profile profile, second; // large, and cleared by what fil
 // ---- files
 // ---------------------------------------------------------------------------------------------------
 
-static char folder[64], path[256];
+static char folder[TEST_FOLDER_SIZE], path[256];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-profile-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     snprintf(path, sizeof path, "%s/config/lode/machine.json", folder);
     struct lode_error error = {0};
     cr_assert_eq(machine_profile_parse(&profile, "ram=16G@40,gpu=8G,gpu=12G@360,drive=3.5", &error), 0, "%s",
@@ -33,9 +33,7 @@ static void make_folder(void)
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(machine_file, .init = make_folder, .fini = remove_folder);

@@ -1,5 +1,6 @@
 // Pictures of plans: well-formed, complete, within their edges, and files that are whole or not there.
 #include "tests/plan_fixture.h"
+#include "tests/test_folder.h"
 #include "tests/xml_checks.h"
 #include "tools/plan_svg.h"
 
@@ -220,21 +221,18 @@ Test(plan_svg, texts_keep_apart_and_all_is_inside)
 // ---- files
 // ---------------------------------------------------------------------------------------------------
 
-static char folder[64];
+static char folder[TEST_FOLDER_SIZE];
 static struct lode_plan small;
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-svg-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     plan_fixture_make(&small, &shapes[5]);
 }
 
 static void remove_folder(void)
 {
-    char command[96];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
     plan_fixture_free(&small);
 }
 

@@ -1,24 +1,22 @@
 // Whether a machine runs on its battery, from captured trees of sys.
 #include "profiles/power.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
-static char root[64];
+static char root[TEST_FOLDER_SIZE];
 
 static void make_root(void)
 {
-    snprintf(root, sizeof root, "/tmp/lode-test-power-XXXXXX");
-    cr_assert(mkdtemp(root));
+    test_folder_make(root, NULL);
 }
 
 static void remove_root(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", root);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(root);
 }
 
 TestSuite(power, .init = make_root, .fini = remove_root);

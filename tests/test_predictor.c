@@ -1,6 +1,7 @@
 // Predictors: each rule against a plain reimplementation of it, and what all of them promise.
 #include "placement/predictor.h"
 #include "placement/predictor_internal.h"
+#include "tests/address_space.h"
 
 #include <criterion/criterion.h>
 #include <malloc.h>
@@ -8,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 enum { LAYERS = 5, USED = 3, MOST_EXPERTS = 40, EXPERTS = 12 + 40 + 7 + 16, ROOM = 64, UNTOUCHED = -77 };
 static const uint32_t n_experts[LAYERS] = {12, 0, 40, 7, 16}; // 1 has none
@@ -206,23 +205,6 @@ Test(predictor, models_without_experts_are_no_trouble)
         }
 }
 
-#ifdef __has_feature
-#define LIMITS_KILL_THE_SANITIZER __has_feature(address_sanitizer)
-#elif defined(__SANITIZE_ADDRESS__)
-#define LIMITS_KILL_THE_SANITIZER 1
-#else
-#define LIMITS_KILL_THE_SANITIZER 0
-#endif
-
-static uint64_t address_space_bytes(void)
-{
-    unsigned long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    cr_assert(file && fscanf(file, "%lu", &pages) == 1);
-    fclose(file);
-    return (uint64_t)pages * (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
 Test(predictor, those_that_learn_fail_cleanly_without_memory_for_any_of_their_arrays)
 {
     if (LIMITS_KILL_THE_SANITIZER)
@@ -236,8 +218,7 @@ Test(predictor, those_that_learn_fail_cleanly_without_memory_for_any_of_their_ar
     const uint64_t start_bytes = address_space_bytes();
     uint32_t n_failed = 0, n_opened = 0;
     for (uint64_t more_bytes = 16 << 20; more_bytes >= 1 << 16; more_bytes -= 1 << 16) {
-        const rlim_t limit = (rlim_t)(start_bytes + more_bytes);
-        cr_assert_eq(setrlimit(RLIMIT_AS, &(struct rlimit){limit, RLIM_INFINITY}), 0);
+        address_space_limit(start_bytes + more_bytes);
         for (size_t i = 0; predictor_table[i]; i++) {
             if (!predictor_table[i]->chosen)
                 continue;

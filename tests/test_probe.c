@@ -2,6 +2,7 @@
 #include "backends/cpu/dequantize.h"
 #include "profiles/probe.h"
 #include "profiles/probe_internal.h"
+#include "tests/test_folder.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>
@@ -17,7 +18,7 @@
 
 #define MIB ((uint64_t)1 << 20)
 
-static char folder[64];
+static char folder[TEST_FOLDER_SIZE];
 
 // Of what the probe says while it works.
 struct listener {
@@ -42,15 +43,12 @@ static uint32_t count_entries(const char *path)
 
 static void make_folder(void)
 {
-    strcpy(folder, "/var/tmp/lode-test-probe-XXXXXX"); // /tmp is often no drive
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, "/var/tmp"); // /tmp is often no drive
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(probe, .init = make_folder, .fini = remove_folder, .timeout = 100);

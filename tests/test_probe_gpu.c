@@ -1,6 +1,7 @@
 // The probe of GPUs on simt0, a small one: everything is filled in, its memory is left alone, what fails is
 // told; and which GPUs are those of a machine.
 #include "backends/devices.h"
+#include "base/clock.h"
 #include "profiles/probe.h"
 #include "profiles/probe_internal.h"
 
@@ -215,6 +216,72 @@ Test(probe_gpu, stops_where_it_is_told_to_and_gives_memory_back, .timeout = 280)
         cr_expect_eq(probe_machine(profile, &options, &error), LODE_ERR_CANCELLED, "%s: %s", parts[i],
                      error.text);
         cr_expect_geq(free_bytes(s.gpu.device), before - before / 8, "%s", parts[i]);
+    }
+    free(profile);
+    close_subject(&s);
+}
+
+// ---- a vendor's library
+
+static struct lode_device_ops paced_ops;
+static uint32_t library_from; // rows
+
+static int pace_library(struct lode_device *device, enum lode_type type, uint32_t rows,
+                        struct lode_error *error)
+{
+    (void)device, (void)type, (void)error;
+    library_from = rows;
+    return LODE_OK;
+}
+
+static int no_library(struct lode_device *device, enum lode_type type, uint32_t rows,
+                      struct lode_error *error)
+{
+    (void)type, (void)rows;
+    return lode_fail(error, LODE_ERR_UNSUPPORTED, "%s has none", device->name);
+}
+
+// 1 ms by the device's own kernels, a quarter of it by the library.
+static void paced_matmul(struct lode_device *device, const struct lode_rows *outs,
+                         const struct lode_matrix *weights, uint32_t n_weights, struct lode_rows x)
+{
+    (void)device, (void)outs, (void)weights, (void)n_weights;
+    const uint64_t end_ns = clock_now_ns() + (library_from && x.n >= library_from ? 250000 : 1000000);
+    while (clock_now_ns() < end_ns)
+        continue;
+}
+
+Test(probe_gpu, a_library_is_measured_beside_the_devices_own_kernels, .timeout = 280)
+{
+    struct subject s;
+    open_subject(&s, "simt0:memory=1100M"); // a quarter of which has room for its scratch
+    struct machine_profile *profile = malloc(sizeof *profile);
+    paced_ops = *s.gpu.device->ops;
+    paced_ops.matmul = paced_matmul;
+    for (int there = 0; there < 2; there++) {
+        struct listener listener = {.stop_at = "measuring experts of the GPU"};
+        struct probe_options options = quick(&listener, &s);
+        struct lode_error error = {0};
+        const struct lode_device_ops *ops = s.gpu.device->ops;
+        paced_ops.use_library = there ? pace_library : no_library;
+        s.gpu.device->ops = &paced_ops;
+        cr_expect_eq(probe_machine(profile, &options, &error), LODE_ERR_CANCELLED, "%s", error.text);
+        s.gpu.device->ops = ops;
+        cr_expect_eq(library_from, 0, "no product is left to the library");
+        const struct profile_kernels *kernels = profile->gpus[0].kernels;
+        cr_expect(!there == !!strstr(listener.notes, "is not measured: simt0 has none"), "%s",
+                  listener.notes);
+        cr_expect_eq(kernels[LODE_F32].library_gbps.n_points, 0, "F32 is not rounded");
+        const struct profile_curve *own = &kernels[LODE_Q4_0].dense_gbps,
+                                   *library = &kernels[LODE_Q4_0].library_gbps;
+        cr_assert_eq(library->n_points > 0, there, "%u points", library->n_points);
+        if (!there)
+            continue;
+        cr_expect_eq(library->points[0].x, 128);
+        const double gain = library->points[0].y / profile_curve_at(own, 128);
+        cr_expect(gain > 1.5 && gain < 10, "%g times as fast: %g of %g", gain, library->points[0].y,
+                  own->points[own->n_points - 1].y);
+        cr_expect_eq(profile_library_rows(&kernels[LODE_Q4_0]), 128);
     }
     free(profile);
     close_subject(&s);

@@ -294,6 +294,7 @@ Test(record, header_says_what_ran_and_how)
     lode_file_close(file);
     for (int i = 0; i < 3; i++) {
         const struct lode_engine_options options = {.trace_path = path,
+                                                    .devices = "cpu",
                                                     .policy = i ? "lru" : NULL,
                                                     .predictor = i == 2 ? "none" : NULL,
                                                     .prefetch_ranks = i == 1 ? 5 : 0,
@@ -319,6 +320,9 @@ Test(record, header_says_what_ran_and_how)
         cr_expect_eq(settings.queue_depth, i == 1 ? 3 : 16);
         cr_expect_not(settings.warm);
         cr_expect_eq(settings.weights_bytes > 0, i > 0);
+        cr_expect_str_eq(settings.devices, "cpu");
+        cr_expect_eq(settings.n_vram, 0);
+        cr_expect_str_empty(settings.placement);
         hashes[i] = trace.header.plan_hash;
         trace_free(&trace);
     }

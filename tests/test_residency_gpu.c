@@ -132,12 +132,10 @@ Test(residency_gpu, hot_experts_lie_on_the_first_gpu_then_on_the_next)
 {
     struct gpu_scene s;
     scene_set_up(&s, 2);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+    scene_add_hot_experts(&s);
     s.options[0].budget_bytes = 20 * SLOT;
     s.options[1].budget_bytes = 31 * SLOT + 5;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     cr_assert_eq(scene_check_gpus(&s), 51);
     for (uint32_t a = 0; a < N_EXPERTS; a++)
         for (uint32_t b = 0; b < N_EXPERTS; b++) {
@@ -154,8 +152,7 @@ Test(residency_gpu, without_heat_all_layers_have_alike)
     scene_set_up(&s, 1);
     world_add_experts(&s.w);
     s.options[0].budget_bytes = 42 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     cr_assert_eq(scene_check_gpus(&s), 42);
     for (uint32_t l = 0; l < WORLD_LAYERS; l++)
         for (uint32_t e = 0; e < WORLD_EXPERTS; e++)
@@ -167,16 +164,14 @@ Test(residency_gpu, a_placement_that_names_experts_is_kept_to)
 {
     struct gpu_scene s;
     scene_set_up(&s, 2);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+    scene_add_hot_experts(&s);
     scene_place(&s);
     for (uint32_t e = 0; e < WORLD_EXPERTS; e++) {
         s.unit_gpu[world_expert(3, e)] = 1;
         s.unit_gpu[world_expert(2, e)] = 2;
     }
     s.options[0].budget_bytes = s.options[1].budget_bytes = 40 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     cr_assert_eq(scene_check_gpus(&s), 64);
     for (uint32_t l = 0; l < WORLD_LAYERS; l++) {
         cr_assert_eq(residency_all_on_gpu(s.w.residency, 0, l), l == 3);
@@ -193,12 +188,7 @@ Test(residency_gpu, a_choice_that_is_told_later_counts_alike)
     float means[2][N_EXPERTS];
     for (uint32_t later = 0; later < 2; later++) {
         struct gpu_scene s;
-        scene_set_up(&s, 1);
-        world_add_experts(&s.w);
-        scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-        s.options[0].budget_bytes = N_EXPERTS * SLOT;
-        world_open_file(&s.w, NULL, 0);
-        world_open(&s.w, 0);
+        scene_set_up_and_open(&s, N_EXPERTS, 0);
         for (uint32_t pass = 0; pass < 20; pass++) {
             residency_pass_begin(s.w.residency, 1, NULL, NULL);
             for (uint32_t l = 0; l < WORLD_LAYERS; l++) {
@@ -234,8 +224,7 @@ Test(residency_gpu, the_pool_is_for_what_gpus_do_not_have)
 {
     struct gpu_scene s;
     scene_set_up(&s, 1);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+    scene_add_hot_experts(&s);
     s.options[0].budget_bytes = 30 * SLOT;
     world_open_file(&s.w, NULL, 0);
     const uint64_t loaded = IO_ALIGN_BYTES + 30 * 2 * IO_ALIGN_BYTES;
@@ -262,8 +251,7 @@ Test(residency_gpu, guesses_are_for_what_is_nowhere)
     for (uint32_t e = 0; e < 8; e++)
         s.unit_gpu[world_expert(2, e)] = 1;
     s.options[0].budget_bytes = 40 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, IO_ALIGN_BYTES + 60 * 2 * IO_ALIGN_BYTES);
+    scene_open(&s, 60);
     residency_pass_begin(s.w.residency, 1, NULL, NULL);
     cr_assert(residency_wants_guess(s.w.residency, 0));
     cr_assert_not(residency_wants_guess(s.w.residency, 1), "all of its experts are on the GPU");
@@ -303,8 +291,7 @@ Test(residency_gpu, a_choice_that_gpus_have_ends_what_was_guessed)
     for (uint32_t e = 0; e < 8; e++)
         s.unit_gpu[world_expert(2, e)] = 1;
     s.options[0].budget_bytes = 8 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, IO_ALIGN_BYTES + 40 * 2 * IO_ALIGN_BYTES);
+    scene_open(&s, 40);
     residency_pass_begin(s.w.residency, 1, NULL, NULL);
     const uint32_t guessed[] = {world_expert(2, 20), world_expert(2, 21)},
                    chosen[] = {world_expert(2, 0), world_expert(2, 1)};
@@ -314,65 +301,6 @@ Test(residency_gpu, a_choice_that_gpus_have_ends_what_was_guessed)
     residency_pass_end(s.w.residency, true);
     cr_assert_eq(world_figures(&s.w).prefetch_wasted_bytes, 2 * 2 * IO_ALIGN_BYTES);
     scene_tear_down(&s);
-}
-
-// ---- parts in another order
-// ---------------------------------------------------------------------------------------
-
-struct order {
-    struct gpu_scene *s;
-    uint32_t n_told;
-};
-
-static void turn_over(void *user, uint32_t part, void *memory)
-{
-    struct order *order = user;
-    unsigned char *bytes = memory;
-    order->n_told++;
-    for (uint64_t i = 0; i < order->s->w.table.parts[part].bytes; i++)
-        bytes[i] = (unsigned char)~bytes[i];
-}
-
-static void turn_back(void *user, uint32_t part, void *to, const void *memory)
-{
-    const struct order *order = user;
-    const unsigned char *from = memory;
-    unsigned char *out = to;
-    for (uint64_t i = 0; i < order->s->w.table.parts[part].bytes; i++)
-        out[i] = (unsigned char)~from[i];
-}
-
-Test(residency_gpu, the_order_of_the_host_does_not_show_on_gpus)
-{
-    for (uint32_t with_copy = 0; with_copy < 2; with_copy++) {
-        struct gpu_scene s;
-        struct order order = {.s = &s};
-        scene_set_up(&s, 1);
-        world_add_experts(&s.w);
-        world_add_unit(&s.w, UNIT_DENSE, 0, 0);
-        world_add_part(&s.w, s.w.end, 9 * IO_ALIGN_BYTES);
-        scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-        scene_place(&s);
-        s.unit_gpu[s.w.table.n_units - 1] = 1;
-        s.w.options.on_part = turn_over;
-        s.w.options.copy_part = with_copy ? turn_back : NULL;
-        s.w.options.part_user = &order;
-        s.options[0].budget_bytes = 10 * IO_ALIGN_BYTES + 30 * SLOT;
-        world_open_file(&s.w, NULL, 0);
-        world_open(&s.w, 0);
-        cr_assert_eq(order.n_told, with_copy ? 1 + 2 * N_EXPERTS : 1, "dense units of the host always");
-        cr_assert_eq(scene_check_gpus(&s), 30);
-        const unsigned char *expert = residency_part(s.w.residency, 5, 0);
-        const uint64_t offset = s.w.table.parts[s.w.table.units[5].first_part].offset;
-        cr_assert_eq(expert[7] == world_content_at(offset + 7), !with_copy);
-        for (uint32_t e = 0; e < N_EXPERTS; e++)
-            s.heat.mean[e] = 1 - s.heat.mean[e];
-        uint64_t bytes;
-        cr_assert_eq(residency_replace(s.w.residency, UINT64_MAX, &bytes, &s.w.error), 0);
-        cr_assert_geq(bytes, 20 * SLOT);
-        cr_assert_eq(scene_check_gpus(&s), 30);
-        scene_tear_down(&s);
-    }
 }
 
 // ---- failures
@@ -424,24 +352,18 @@ Test(residency_gpu, an_allocation_that_fails_shrinks_the_pool_or_is_told)
         scene_set_up(&s, 2);
         add_dense_and_experts(&s);
         scene_set_rates(&s);
-        for (uint32_t g = 0; g < 2; g++)
-            s.options[g].budget_bytes =
-                residency_gpu_dense_bytes(&s.w.table, s.unit_gpu, g) + (RESIDENCY_UPLOADS + 30) * SLOT;
+        scene_set_room(&s, RESIDENCY_UPLOADS + 30);
         s.gpus[1].fail_alloc = nth;
         world_open_file(&s.w, NULL, 0);
         const int code = world_try_open(&s.w);
         cr_assert_eq(code, nth == 0 ? LODE_ERR_MEMORY : 0, "%s", s.w.error.text);
         if (code == 0) {
-            uint32_t units[16];
             cr_assert_eq(scene_figures(&s, 0).pool_slots, 30);
             const uint32_t n = scene_figures(&s, 1).pool_slots;
             cr_assert(nth == 1 ? n == 38 : nth == 2 ? n == 0 : n <= 30, "%u", n);
             cr_assert(n >= 30 || nth < s.gpus[1].n_allocs);
             cr_assert_eq(scene_check_gpus(&s), 30 + n);
-            residency_pass_begin(s.w.residency, 1, NULL, NULL);
-            world_draw(&s.w, units, 16, 2);
-            scene_use(&s, units, 16, 8);
-            residency_pass_end(s.w.residency, true);
+            scene_decode(&s, 2, 16, 8);
         }
         scene_tear_down(&s);
     }
@@ -453,8 +375,7 @@ Test(residency_gpu, a_read_that_fails_names_the_unit)
         struct gpu_scene s;
         scene_set_up(&s, 2);
         add_dense_and_experts(&s);
-        for (uint32_t g = 0; g < 2; g++)
-            s.options[g].budget_bytes = residency_gpu_dense_bytes(&s.w.table, s.unit_gpu, g) + 10 * SLOT;
+        scene_set_room(&s, 10);
         const uint32_t unit = what ? 1 + N_EXPERTS + 2 : world_expert(1, 1);
         const struct io_fault_rule rule = world_fault_at(&s.w, IO_FAULT_ERROR, unit, 0);
         char name[64];
@@ -477,8 +398,7 @@ Test(residency_gpu, fails_cleanly_wherever_reading_or_copying_fails)
                 .kind = IO_FAULT_ERROR, .skip = nth, .times = IO_FAULT_ALWAYS, .error_number = EIO};
             scene_set_up(&s, 2);
             add_dense_and_experts(&s);
-            for (uint32_t g = 0; g < 2; g++)
-                s.options[g].budget_bytes = residency_gpu_dense_bytes(&s.w.table, s.unit_gpu, g) + 20 * SLOT;
+            scene_set_room(&s, 20);
             if (kind == 1)
                 s.gpus[nth % 2].fail_upload = nth / 8;
             s.gpus[1].fail_sync = kind == 2;
@@ -508,14 +428,20 @@ Test(residency_gpu, loading_can_be_cancelled)
         uint64_t after = i * 200000;
         scene_set_up(&s, 2);
         add_dense_and_experts(&s);
-        for (uint32_t g = 0; g < 2; g++)
-            s.options[g].budget_bytes = residency_gpu_dense_bytes(&s.w.table, s.unit_gpu, g) + 20 * SLOT;
+        scene_set_room(&s, 20);
         s.w.options.on_progress = cancel_later;
         s.w.options.user = &after;
         world_open_file(&s.w, NULL, 0);
         cr_assert_eq(world_try_open(&s.w), LODE_ERR_CANCELLED);
         scene_tear_down(&s);
     }
+}
+
+static void leave_alone(void *user, uint32_t part, void *memory)
+{
+    (void)user;
+    (void)part;
+    (void)memory;
 }
 
 Test(residency_gpu, what_makes_no_sense_is_refused)
@@ -534,6 +460,10 @@ Test(residency_gpu, what_makes_no_sense_is_refused)
     s.w.options.n_gpus = HOME_GPUS + 1;
     cr_assert_eq(world_try_open(&s.w), LODE_ERR_UNSUPPORTED);
     s.w.options.n_gpus = 1;
+    s.w.options.on_part = leave_alone;
+    cr_assert_eq(world_try_open(&s.w), LODE_ERR_ARGUMENT, "copies would be in another order");
+    cr_assert(strstr(s.w.error.text, "fake0"), "%s", s.w.error.text);
+    s.w.options.on_part = NULL;
     struct mapped *mapped;
     const char *path = s.w.path;
     cr_assert_eq(mapped_open(&mapped, &path, 1, &s.w.error), 0);

@@ -13,12 +13,7 @@ Test(residency_upload, gives_back_what_is_coldest_and_goes_on)
 {
     for (uint32_t in_pool = 0; in_pool < 2; in_pool++) {
         struct gpu_scene s;
-        scene_set_up(&s, 1);
-        world_add_experts(&s.w);
-        scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-        s.options[0].budget_bytes = 60 * SLOT;
-        world_open_file(&s.w, NULL, 0);
-        world_open(&s.w, in_pool ? IO_ALIGN_BYTES + 20 * 2 * IO_ALIGN_BYTES : 0);
+        scene_set_up_and_open(&s, 60, in_pool ? 20 : 0);
         uint64_t all = 0;
         for (uint32_t round = 0; all < 60 * SLOT; round++) {
             bool had[N_EXPERTS];
@@ -73,13 +68,11 @@ Test(residency_upload, exchanges_what_has_become_hotter_within_its_bounds)
         const bool in_pool = seed % 2;
         scene_set_up(&s, 2);
         s.w.random = seed;
-        world_add_experts(&s.w);
-        scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+        scene_add_hot_experts(&s);
         s.options[0].budget_bytes = 20 * SLOT;
         s.options[1].budget_bytes = 15 * SLOT;
         s.gpus[0].fail_pinned = seed % 3 == 0;
-        world_open_file(&s.w, NULL, 0);
-        world_open(&s.w, in_pool ? IO_ALIGN_BYTES + 30 * 2 * IO_ALIGN_BYTES : 0);
+        scene_open(&s, in_pool ? 30 : 0);
         world_settle(&s.w);
         uint64_t bytes;
         cr_assert_eq(residency_replace(s.w.residency, UINT64_MAX, &bytes, &s.w.error), 0);
@@ -109,13 +102,8 @@ Test(residency_upload, exchanges_what_has_become_hotter_within_its_bounds)
         }
         cr_assert_eq(residency_replace(s.w.residency, UINT64_MAX, &more, &s.w.error), 0);
         cr_assert(more == 0 || in_pool, "what gains little is left where it is");
-        for (uint32_t pass = 0; pass < 5; pass++) {
-            residency_pass_begin(s.w.residency, 1, NULL, NULL);
-            uint32_t units[12];
-            world_draw(&s.w, units, 12, pass % WORLD_LAYERS);
-            scene_use(&s, units, 12, 4);
-            residency_pass_end(s.w.residency, true);
-        }
+        for (uint32_t pass = 0; pass < 5; pass++)
+            scene_decode(&s, pass % WORLD_LAYERS, 12, 4);
         if (in_pool)
             scene_check_missing(&s);
         scene_tear_down(&s);
@@ -125,12 +113,7 @@ Test(residency_upload, exchanges_what_has_become_hotter_within_its_bounds)
 Test(residency_upload, what_moves_to_a_gpu_leaves_its_slot_to_others)
 {
     struct gpu_scene s;
-    scene_set_up(&s, 1);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-    s.options[0].budget_bytes = 10 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, IO_ALIGN_BYTES + 30 * 2 * IO_ALIGN_BYTES);
+    scene_set_up_and_open(&s, 10, 30);
     world_settle(&s.w);
     bool before[N_EXPERTS];
     uint32_t n_moved = 0;
@@ -161,14 +144,12 @@ Test(residency_upload, what_is_nowhere_is_known_through_exchanges)
 {
     struct gpu_scene s;
     scene_set_up(&s, 1);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+    scene_add_hot_experts(&s);
     memset(s.heat.mean, 0, N_EXPERTS * sizeof *s.heat.mean);
     for (uint32_t e = 0; e < 8; e++)
         s.heat.mean[2 * WORLD_EXPERTS + e] = 0.5f;
     s.options[0].budget_bytes = 8 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, IO_ALIGN_BYTES + 60 * 2 * IO_ALIGN_BYTES);
+    scene_open(&s, 60);
     uint32_t units[WORLD_EXPERTS];
     for (uint32_t e = 0; e < WORLD_EXPERTS; e++)
         units[e] = world_expert(2, e);
@@ -195,12 +176,7 @@ Test(residency_upload, what_is_nowhere_is_known_through_exchanges)
 Test(residency_upload, equal_heat_and_no_heat_exchange_nothing)
 {
     struct gpu_scene s;
-    scene_set_up(&s, 1);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-    s.options[0].budget_bytes = 20 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_set_up_and_open(&s, 20, 0);
     for (uint32_t e = 0; e < N_EXPERTS; e++)
         s.heat.mean[e] = 0.5f + 0.04f * (float)(e % 2);
     uint64_t bytes = 1;
@@ -216,12 +192,7 @@ Test(residency_upload, equal_heat_and_no_heat_exchange_nothing)
 Test(residency_upload, an_exchange_that_fails_leaves_no_wrong_copy)
 {
     struct gpu_scene s;
-    scene_set_up(&s, 1);
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
-    s.options[0].budget_bytes = 20 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_set_up_and_open(&s, 20, 0);
     for (uint32_t e = 0; e < N_EXPERTS; e++)
         s.heat.mean[e] = 1 - s.heat.mean[e];
     s.gpus[0].fail_upload = s.gpus[0].n_uploads + 2;
@@ -300,12 +271,10 @@ static void uploads_what_pays(bool eager, bool in_pool, uint32_t seed)
     scene_set_up(&s, 1);
     s.w.random = seed;
     s.gpus[0].eager = eager;
-    world_add_experts(&s.w);
-    scene_heat_up(&s, WORLD_LAYERS, N_EXPERTS);
+    scene_add_hot_experts(&s);
     scene_set_rates(&s);
     s.options[0].budget_bytes = (RESIDENCY_UPLOADS + 20) * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, in_pool ? IO_ALIGN_BYTES + 24 * 2 * IO_ALIGN_BYTES : 0);
+    scene_open(&s, in_pool ? 24 : 0);
     cr_assert_eq(scene_figures(&s, 0).pool_slots, 20);
     uint64_t n_uploads = 0;
     for (uint32_t pass = 0; pass < 6; pass++) {
@@ -365,8 +334,7 @@ Test(residency_upload, what_finds_no_room_at_once_stays_the_hosts)
     world_add_experts(&s.w);
     scene_set_rates(&s);
     s.options[0].budget_bytes = 3 * SLOT + 2 * SLOT; // half of it for uploads
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     cr_assert_eq(scene_figures(&s, 0).pool_slots, 3);
     uint32_t units[20], n_tokens[20], n_of[4] = {0};
     uint8_t to[1 + N_EXPERTS] = {0};
@@ -401,8 +369,7 @@ Test(residency_upload, a_single_token_uploads_nothing)
     scene_set_rates(&s);
     s.options[0].rates.upload_ns = 1;
     s.options[0].budget_bytes = 20 * SLOT;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     uint32_t units[8], n_tokens[8];
     uint8_t to[1 + N_EXPERTS] = {0};
     for (uint32_t i = 0; i < 8; i++) {
@@ -436,8 +403,7 @@ Test(residency_upload, has_no_room_for_uploads_where_none_can_come)
             s.gpus[0].fail_pinned = true; // memory has been set aside; it is given up
             pool = 12 * SLOT;
         }
-        world_open_file(&s.w, NULL, 0);
-        world_open(&s.w, 0);
+        scene_open(&s, 0);
         cr_assert_eq(scene_figures(&s, 0).pool_bytes, pool);
         cr_assert_eq(s.gpus[0].live_bytes, pool);
         scene_check_gpus(&s);
@@ -453,8 +419,7 @@ Test(residency_upload, a_copy_that_fails_is_told_and_the_next_pass_works)
     scene_set_rates(&s);
     s.options[0].budget_bytes = 20 * SLOT;
     s.gpus[0].fail_copy_in = 2;
-    world_open_file(&s.w, NULL, 0);
-    world_open(&s.w, 0);
+    scene_open(&s, 0);
     uint32_t units[8], n_tokens[8], taken[8], n, n_host;
     for (uint32_t i = 0; i < 8; i++) {
         units[i] = world_expert(3, 20 + i);

@@ -68,6 +68,83 @@ Test(rows8, gives_back_every_byte)
     }
 }
 
+// Writes between bytes that must stay, at an odd address.
+static void check_restored(const struct pair *pair, cpu_rows8_restore_fn restore, const char *name)
+{
+    const size_t group_bytes = 8 * pair->file.row_bytes;
+    uint8_t *out = malloc(group_bytes + 2);
+    for (uint32_t row = 0; row < pair->file.rows; row += 8) {
+        const size_t at = row * pair->file.row_bytes;
+        memset(out, 0xa5, group_bytes + 2);
+        restore(out + 1, pair->file.type, pair->file.row_bytes, (const char *)pair->arranged.data + at);
+        cr_assert_eq(memcmp(out + 1, (const char *)pair->file.data + at, group_bytes), 0,
+                     "%s, %s, %u columns", name, lode_type_find(pair->file.type)->name, pair->file.cols);
+        cr_assert(out[0] == 0xa5 && out[group_bytes + 1] == 0xa5);
+    }
+    free(out);
+}
+
+Test(rows8, gives_back_whole_rows)
+{
+    struct test_random random = {15};
+    for (unsigned t = 0; t < test_n_types; t++) {
+        const enum lode_type type = test_types[t];
+        for (unsigned n = 0; cpu_rows8_format(type) && n < 8; n++) {
+            struct pair pair = make_pair(&random, type, 24, columns_of(&random, type));
+            uint8_t *bytes = (uint8_t *)(uintptr_t)pair.file.data; // any bytes, not only such as weights have
+            for (size_t i = 0; i < 24 * pair.file.row_bytes; i++)
+                bytes[i] = (uint8_t)test_random_u32(&random);
+            memcpy((void *)(uintptr_t)pair.arranged.data, bytes, 24 * pair.file.row_bytes);
+            void *spare = malloc(8 * pair.file.row_bytes);
+            for (uint32_t group = 0; group < 3; group++)
+                cpu_rows8_interleave((char *)(uintptr_t)pair.arranged.data + group * 8 * pair.file.row_bytes,
+                                     type, pair.file.row_bytes, spare);
+            free(spare);
+            check_restored(&pair, cpu_rows8_restore, "plain C");
+#if defined(__x86_64__)
+            if (cpu_isa_available(CPU_ISA_AVX2))
+                check_restored(&pair, cpu_rows8_restore_avx2, "AVX2");
+#endif
+            free_pair(&pair);
+        }
+    }
+}
+
+// The last ones of so many rows and columns are enough work for several threads.
+static const struct {
+    uint32_t rows, cols;
+} restored_shapes[] = {{1, 256}, {7, 512}, {8, 256}, {9, 256}, {15, 256}, {16, 512}, {48, 768}, {47, 768}};
+
+Test(rows8, a_device_restores_what_it_has_arranged_and_what_it_has_not)
+{
+    struct test_random random = {16};
+    FOR_MATMUL_VARIANTS(variant)
+    for (uint32_t threads = 1; threads <= 2; threads++) {
+        struct cpu_device device = open_matmul_device(variant, threads, &limits);
+        for (unsigned t = 0; t < test_n_types; t++)
+            for (unsigned n = 0; n < sizeof restored_shapes / sizeof *restored_shapes; n++) {
+                if (!cpu_rows8_format(test_types[t]) && test_types[t] != LODE_F16)
+                    continue;
+                const uint32_t rows = restored_shapes[n].rows;
+                struct pair pair = make_pair(&random, test_types[t], rows, restored_shapes[n].cols);
+                const size_t bytes = rows * pair.file.row_bytes;
+                uint8_t *out = malloc(bytes + 2), *before = malloc(bytes);
+                memset(out, 0xa5, bytes + 2);
+                cpu_arrange(&device.base, &pair.arranged);
+                memcpy(before, pair.arranged.data, bytes);
+                cpu_restore(&device.base, out + 1, &pair.arranged);
+                cr_assert_eq(memcmp(out + 1, pair.file.data, bytes), 0, "%s, %s, %u rows", variant->name,
+                             lode_type_find(test_types[t])->name, rows);
+                cr_assert(out[0] == 0xa5 && out[bytes + 1] == 0xa5);
+                cr_assert_eq(memcmp(before, pair.arranged.data, bytes), 0, "it is only read");
+                free(out);
+                free(before);
+                free_pair(&pair);
+            }
+        close_matmul_device(&device);
+    }
+}
+
 static void check_products(struct cpu_device *device, struct test_random *random, const struct pair *pair,
                            uint32_t tokens, const char *name)
 {

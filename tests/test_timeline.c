@@ -103,6 +103,36 @@ Test(timeline, tells_every_span_with_its_lane_its_layer_and_its_bytes)
     lode_timeline_close(timeline);
 }
 
+// Reads in flight lie above each other; no row of the file has two at a time, and there are no more rows than
+// reads at once.
+Test(timeline, a_lane_of_rows_shows_spans_that_lie_above_each_other)
+{
+    struct lode_timeline *timeline = open_timeline(8);
+    const uint32_t drive = lode_timeline_lane_of_rows(timeline, "drive"),
+                   after = lode_timeline_lane(timeline, "after");
+    lode_timeline_span(timeline, drive, "b", 0, 0, 2000, 5000);
+    lode_timeline_span(timeline, drive, "a", 0, 0, 1000, 4000);
+    lode_timeline_span(timeline, drive, "d", 0, 0, 4000, 6000); // a has ended
+    lode_timeline_span(timeline, drive, "c", 0, 0, 3000, 9000);
+    lode_timeline_span(timeline, drive, "e", 0, 0, 7000, 8000);
+    lode_timeline_span(timeline, after, "f", 0, 0, 1000, 2000);
+    json_t *root = write_and_read(timeline);
+    expect_span(event_at(root, "X", 0), "a", 1, 0, 3);
+    expect_span(event_at(root, "X", 1), "b", 2, 1, 3);
+    expect_span(event_at(root, "X", 2), "c", 3, 2, 6);
+    expect_span(event_at(root, "X", 3), "d", 1, 3, 2);
+    expect_span(event_at(root, "X", 4), "e", 1, 6, 1);
+    expect_span(event_at(root, "X", 5), "f", 4, 0, 1);
+    static const char *const names[] = {"drive", "drive 2", "drive 3", "after"};
+    for (size_t i = 0; i < 4; i++)
+        cr_expect_str_eq(json_string_value(arg(event_at(root, "M", 1 + 2 * i), "name")), names[i]);
+    json_decref(root);
+    const struct lode_timeline_overlap overlap = lode_timeline_overlap(timeline, drive, after);
+    cr_expect_float_eq(overlap.both, 1 / 8., 1e-12);
+    cr_expect_float_eq(overlap.only_a, 7 / 8., 1e-12);
+    lode_timeline_close(timeline);
+}
+
 // Spans of a GPU are told when their events are read, which may be later than others that began after them.
 Test(timeline, spans_of_a_lane_stand_in_the_order_of_time_and_outer_ones_first)
 {

@@ -1,6 +1,7 @@
 // Traces: what goes in comes out, whatever it is and however fast it comes; a header says what it said.
 #include "base/clock.h"
 #include "placement/trace_format.h"
+#include "tests/test_folder.h"
 #include "tests/trace_world.h"
 
 #include <criterion/criterion.h>
@@ -13,20 +14,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[64], path[128];
+static char folder[TEST_FOLDER_SIZE], path[128];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-trace-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     snprintf(path, sizeof path, "%s/run.trace", folder);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(trace, .init = make_folder, .fini = remove_folder);

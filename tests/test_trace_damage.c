@@ -2,6 +2,7 @@
 // byte is told.
 #include "base/half.h"
 #include "placement/trace_format.h"
+#include "tests/test_folder.h"
 #include "tests/trace_world.h"
 
 #include <criterion/criterion.h>
@@ -12,20 +13,17 @@
 #include <unistd.h>
 #include <zstd.h>
 
-static char folder[64], path[128];
+static char folder[TEST_FOLDER_SIZE], path[128];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-trace-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     snprintf(path, sizeof path, "%s/run.trace", folder);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(trace_damage, .init = make_folder, .fini = remove_folder);

@@ -1,5 +1,6 @@
 // Merging: conversations stay whole and apart, the split is by conversation, and nothing is lost.
 #include "placement/trace_merge.h"
+#include "tests/test_folder.h"
 #include "tests/trace_world.h"
 
 #include <criterion/criterion.h>
@@ -9,14 +10,13 @@
 #include <unistd.h>
 
 enum { INPUTS = 3, TURNS = 10 };
-static char folder[64], inputs[INPUTS][128], out[128];
+static char folder[TEST_FOLDER_SIZE], inputs[INPUTS][128], out[128];
 static const char *paths[INPUTS];
 static struct trace_header header;
 
 static void make_inputs(void)
 {
-    strcpy(folder, "/tmp/lode-trace-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     snprintf(out, sizeof out, "%s/set", folder);
     static const char *const names[INPUTS] = {"chat.trace", "code.v2.trace", "story"};
     trace_world_header(&header, 2, 64, 2);
@@ -28,9 +28,7 @@ static void make_inputs(void)
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(trace_merge, .init = make_inputs, .fini = remove_folder);

@@ -26,6 +26,12 @@ static void expect_equal(const struct trace_settings *a, const struct trace_sett
     cr_expect_str_eq(a->kv, b->kv);
     cr_expect_str_eq(a->policy, b->policy);
     cr_expect_str_eq(a->predictor, b->predictor);
+    cr_expect_str_eq(a->devices, b->devices);
+    cr_expect_str_eq(a->placement, b->placement);
+    cr_expect_eq(a->n_vram, b->n_vram);
+    for (uint32_t i = 0; i < a->n_vram; i++)
+        cr_expect_eq(a->vram_bytes[i], b->vram_bytes[i]);
+    cr_expect_eq(trace_settings_have_gpus(a), trace_settings_have_gpus(b));
 }
 
 Test(trace_settings, come_back_as_they_were_written)
@@ -43,7 +49,14 @@ Test(trace_settings, come_back_as_they_were_written)
          .predictor = "gate",
          .prefetch_ranks = 12,
          .warm = true,
-         .direct = true},
+         .direct = true,
+         .devices = "cpu"},
+        {.devices = "cuda0", .vram_bytes = {0}, .n_vram = 1, .placement = "plan"},
+        {.policy = "lru",
+         .devices = "cuda0+cuda1+cuda2+cuda3+hip0+hip1+hip2+hip3",
+         .vram_bytes = {UINT64_MAX, 1, 2, 3, UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX},
+         .n_vram = TRACE_MAX_GPUS,
+         .placement = "by-layer"},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         char text[1024];
@@ -61,6 +74,14 @@ Test(trace_settings, words_that_are_unknown_or_missing_do_not_matter)
     expect_equal(&some, &expected);
     const struct trace_settings none = read_of(""), zero = {0};
     expect_equal(&none, &zero);
+    cr_expect_not(trace_settings_have_gpus(&none)); // of a version that had none
+}
+
+Test(trace_settings, tell_whether_gpus_computed)
+{
+    const struct trace_settings alone = read_of("devices=cpu"), beside = read_of("devices=cuda0 vram=7");
+    cr_expect_not(trace_settings_have_gpus(&alone));
+    cr_expect(trace_settings_have_gpus(&beside));
 }
 
 Test(trace_settings, numbers_that_are_none_are_refused)
@@ -74,6 +95,13 @@ Test(trace_settings, numbers_that_are_none_are_refused)
                                         "ring=0x10",
                                         "warm=2",
                                         "direct=yes",
+                                        "vram=",
+                                        "vram=8G",
+                                        "vram=1+",
+                                        "vram=+1",
+                                        "vram=1++2",
+                                        "vram=1+18446744073709551616",
+                                        "vram=1+2+3+4+5+6+7+8+9",
                                         "threads= 3"};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct trace_settings out;

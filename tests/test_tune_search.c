@@ -1,4 +1,5 @@
 // What `lode tune` believes, in which order it measures, and how it goes on after a stop.
+#include "tests/test_folder.h"
 #include "tools/tune_file.h"
 #include "tools/tune_search.h"
 #include "tools/tune_state.h"
@@ -426,21 +427,18 @@ Test(tune_search, nothing_to_try_is_no_result)
 // ---- going on
 // ------------------------------------------------------------------------------------------------
 
-static char folder[64], path[256];
+static char folder[TEST_FOLDER_SIZE], path[256];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-tuned-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     snprintf(path, sizeof path, "%s/deeper/state", folder);
     setenv("XDG_CONFIG_HOME", folder, 1);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(tune_state, .init = make_folder, .fini = remove_folder);

@@ -2,6 +2,7 @@
 #include "placement/homes.h"
 #include "profiles/utc_time.h"
 #include "tests/placement_world.h"
+#include "tests/test_folder.h"
 #include "tools/model.h"
 #include "tools/tune_file.h"
 #include "tools/tuned.h"
@@ -15,20 +16,17 @@
 
 #define DEMO LODE_SOURCE_ROOT "/models/tiny-moe-q4_0.gguf"
 
-static char folder[64];
+static char folder[TEST_FOLDER_SIZE];
 
 static void make_folder(void)
 {
-    strcpy(folder, "/tmp/lode-tuned-XXXXXX");
-    cr_assert(mkdtemp(folder));
+    test_folder_make(folder, NULL);
     setenv("XDG_CONFIG_HOME", folder, 1);
 }
 
 static void remove_folder(void)
 {
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    cr_assert_eq(system(command), 0);
+    test_folder_remove(folder);
 }
 
 TestSuite(tuned_files, .init = make_folder, .fini = remove_folder);
@@ -40,6 +38,13 @@ static void write_text(const char *file, const char *text)
     fputs(text, stream);
     fclose(stream);
 }
+
+// Whatever this machine has.
+#define NO_GPUS .gpus = {.found = true}
+
+// What tuned files are of: the demo model under the ceiling of some_settings, and without one.
+static const struct model_options ceiling = {.path = DEMO, .ram_bytes = 8ull << 30, NO_GPUS},
+                                  plain = {.path = DEMO, NO_GPUS};
 
 // ---- what is stored
 // ------------------------------------------------------------------------------------------
@@ -65,10 +70,10 @@ Test(tuned_files, settings_come_back_for_this_model_and_ceiling_only)
     struct tuned read;
     struct lode_error error = {0};
     bool found = true;
-    cr_assert_eq(tuned_read(&read, &found, DEMO, written.ram_bytes, &error), 0, "%s", error.text);
+    cr_assert_eq(tuned_read(&read, &found, &ceiling, &error), 0, "%s", error.text);
     cr_assert_not(found);
-    cr_assert_eq(tuned_write(&written, DEMO, &error), 0, "%s", error.text);
-    cr_assert_eq(tuned_read(&read, &found, DEMO, written.ram_bytes, &error), 0, "%s", error.text);
+    cr_assert_eq(tuned_write(&written, &ceiling, &error), 0, "%s", error.text);
+    cr_assert_eq(tuned_read(&read, &found, &ceiling, &error), 0, "%s", error.text);
     cr_assert(found);
     cr_assert_str_eq(read.made, written.made);
     cr_assert_str_eq(read.policy, "lfu");
@@ -78,19 +83,74 @@ Test(tuned_files, settings_come_back_for_this_model_and_ceiling_only)
 
     char place[TUNED_PATH_SIZE];
     struct stat status;
-    cr_assert_eq(tuned_path(place, DEMO, written.ram_bytes, ".json", &error), 0);
+    cr_assert_eq(tuned_path(place, &ceiling, ".json", &error), 0);
     cr_assert(strncmp(place, folder, strlen(folder)) == 0 && strstr(place, "/lode/tuned/"));
     cr_assert_eq(stat(place, &status), 0);
     cr_assert_eq(status.st_mode & 0777, 0600);
-    cr_assert_eq(tuned_read(&read, &found, DEMO, 0, &error), 0);
+    cr_assert_eq(tuned_read(&read, &found, &plain, &error), 0);
     cr_assert_not(found);
-    cr_assert_neq(tuned_read(&read, &found, folder, 0, &error), 0); // no model
+    const struct model_options absent = {.path = folder};
+    cr_assert_neq(tuned_read(&read, &found, &absent, &error), 0); // no model
 
     bool removed;
-    cr_assert_eq(tuned_remove(&removed, DEMO, written.ram_bytes, &error), 0);
+    cr_assert_eq(tuned_remove(&removed, &ceiling, &error), 0);
     cr_assert(removed);
-    cr_assert_eq(tuned_remove(&removed, DEMO, written.ram_bytes, &error), 0);
+    cr_assert_eq(tuned_remove(&removed, &ceiling, &error), 0);
     cr_assert_not(removed);
+}
+
+static struct model_options with_gpus(uint64_t vram_bytes, int placement, const char *card)
+{
+    struct model_options options = ceiling;
+    options.gpus =
+        (struct model_gpus){.found = true, .n = 2, .vram_bytes = vram_bytes, .placement = placement};
+    snprintf(options.gpus.info[0].name, sizeof options.gpus.info[0].name, "cuda0");
+    snprintf(options.gpus.info[0].description, sizeof options.gpus.info[0].description, "%s", card);
+    snprintf(options.gpus.info[1].name, sizeof options.gpus.info[1].name, "hip0");
+    snprintf(options.gpus.info[1].description, sizeof options.gpus.info[1].description, "AMD Radeon™");
+    return options;
+}
+
+Test(tuned_files, settings_are_of_the_gpus_their_ceiling_and_the_placement)
+{
+    const struct tuned written = some_settings();
+    const struct model_options gpus = with_gpus(4ull << 30, MODEL_PLACEMENT_BY_LAYER, "Card A");
+    struct tuned read;
+    struct lode_error error = {0};
+    bool found;
+    cr_assert_eq(tuned_write(&written, &gpus, &error), 0, "%s", error.text);
+    cr_assert_eq(tuned_read(&read, &found, &gpus, &error), 0, "%s", error.text);
+    cr_assert(found);
+    cr_assert_str_eq(read.devices, "cuda0 Card A, hip0 AMD Radeon???");
+    cr_assert(read.vram_bytes == 4ull << 30 && read.by_layer && read.threads == 2);
+    const struct model_options others[] = {
+        ceiling,
+        with_gpus(0, MODEL_PLACEMENT_BY_LAYER, "Card A"),
+        with_gpus(4ull << 30, MODEL_PLACEMENT_AUTO, "Card A"),
+        with_gpus(4ull << 30, MODEL_PLACEMENT_BY_LAYER, "Card B"),
+    };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        cr_assert_eq(tuned_read(&read, &found, &others[i], &error), 0, "%s", error.text);
+        cr_expect_not(found, "others[%zu]", i);
+        struct model_options options = others[i];
+        tuned_apply(&options, "test");
+        cr_expect_eq(options.threads, 0);
+    }
+    struct model_options same = gpus;
+    tuned_apply(&same, "test");
+    cr_expect_eq(same.threads, 2);
+
+    // A file that was given another name is not believed.
+    char from[TUNED_PATH_SIZE], to[TUNED_PATH_SIZE];
+    cr_assert_eq(tuned_path(from, &gpus, ".json", &error), 0);
+    cr_assert_eq(tuned_path(to, &others[3], ".json", &error), 0);
+    cr_assert_eq(rename(from, to), 0);
+    cr_expect_neq(tuned_read(&read, &found, &others[3], &error), 0);
+    cr_expect(strstr(error.text, "other GPUs"), "%s", error.text);
+    cr_assert_eq(tuned_path(from, &ceiling, ".json", &error), 0);
+    cr_assert_eq(rename(to, from), 0);
+    cr_expect_neq(tuned_read(&read, &found, &ceiling, &error), 0);
+    cr_expect(strstr(error.text, "devices"), "%s", error.text);
 }
 
 // A stored file with one line changed: the error names file and field.
@@ -99,8 +159,8 @@ static void expect_refused(const char *key, const char *line, const char *named)
     const struct tuned written = some_settings();
     char place[TUNED_PATH_SIZE], text[4096] = "", row[512];
     struct lode_error error = {0};
-    cr_assert_eq(tuned_write(&written, DEMO, &error), 0);
-    cr_assert_eq(tuned_path(place, DEMO, written.ram_bytes, ".json", &error), 0);
+    cr_assert_eq(tuned_write(&written, &ceiling, &error), 0);
+    cr_assert_eq(tuned_path(place, &ceiling, ".json", &error), 0);
     FILE *stream = fopen(place, "r");
     bool changed = false;
     while (fgets(row, sizeof row, stream)) {
@@ -116,7 +176,7 @@ static void expect_refused(const char *key, const char *line, const char *named)
     write_text(place, text);
     struct tuned read;
     bool found;
-    cr_assert_neq(tuned_read(&read, &found, DEMO, written.ram_bytes, &error), 0, "%s", line);
+    cr_assert_neq(tuned_read(&read, &found, &ceiling, &error), 0, "%s", line);
     cr_expect(strstr(error.text, named), "%s: %s", line, error.text);
     cr_expect(strstr(error.text, "/lode/tuned/"), "%s: %s", line, error.text);
     cr_expect_not(found);
@@ -160,7 +220,7 @@ Test(tuned_files, what_is_no_file_of_settings_neither_hangs_nor_crashes)
     struct lode_error error = {0};
     struct tuned read;
     bool found;
-    cr_assert_eq(tuned_path(place, DEMO, 0, ".json", &error), 0);
+    cr_assert_eq(tuned_path(place, &plain, ".json", &error), 0);
     static const char *const makes[] = {
         "mkdir -p %s",
         "mkfifo %s",
@@ -176,7 +236,7 @@ Test(tuned_files, what_is_no_file_of_settings_neither_hangs_nor_crashes)
         cr_assert_eq(system(command), 0);
         snprintf(command, sizeof command, makes[i], place);
         cr_assert_eq(system(command), 0);
-        cr_expect_neq(tuned_read(&read, &found, DEMO, 0, &error), 0, "%s", makes[i]);
+        cr_expect_neq(tuned_read(&read, &found, &plain, &error), 0, "%s", makes[i]);
         cr_expect_not(found);
     }
 }
@@ -185,9 +245,9 @@ Test(tuned_files, the_command_line_comes_before_what_was_tuned)
 {
     const struct tuned written = some_settings();
     struct lode_error error = {0};
-    cr_assert_eq(tuned_write(&written, DEMO, &error), 0, "%s", error.text);
+    cr_assert_eq(tuned_write(&written, &ceiling, &error), 0, "%s", error.text);
 
-    struct model_options options = {.path = DEMO, .ram_bytes = written.ram_bytes};
+    struct model_options options = ceiling;
     tuned_apply(&options, "test");
     cr_assert(options.threads == 2 && options.batch == 1024 && options.queue_depth == 32);
     cr_assert(options.no_prefetch && options.ring_bytes == written.ring_bytes && options.batch_is_tuned);
@@ -195,6 +255,7 @@ Test(tuned_files, the_command_line_comes_before_what_was_tuned)
 
     options = (struct model_options){.path = DEMO,
                                      .ram_bytes = written.ram_bytes,
+                                     NO_GPUS,
                                      .threads = 1,
                                      .batch = 64,
                                      .queue_depth = 4,
@@ -208,8 +269,8 @@ Test(tuned_files, the_command_line_comes_before_what_was_tuned)
     cr_assert_str_eq(options.policy, "heat");
 
     const struct model_options untouched[] = {
-        {.path = DEMO},                                              // another ceiling
-        {.path = DEMO, .ram_bytes = written.ram_bytes, .cold = true} // without what is known
+        {.path = DEMO, NO_GPUS},                                              // another ceiling
+        {.path = DEMO, .ram_bytes = written.ram_bytes, NO_GPUS, .cold = true} // without what is known
     };
     for (size_t i = 0; i < sizeof untouched / sizeof *untouched; i++) {
         options = untouched[i];
