@@ -114,6 +114,9 @@ void engine_gpus_close(struct lode_engine *engine);
 int engine_gpus_place(struct lode_engine *engine, uint32_t context, uint32_t batch,
                       enum lode_kv_format format, struct lode_error *error);
 
+// Makes a GPU's own scratch for steps of so many tokens.
+int engine_gpu_reserve(struct lode_engine *engine, uint32_t g, uint32_t batch, struct lode_error *error);
+
 // Whether K and V of so long a context would take little of each GPU.
 bool engine_gpus_are_roomy(const struct lode_engine *engine, uint32_t context, uint32_t batch,
                            enum lode_kv_format format);

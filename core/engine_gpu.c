@@ -278,7 +278,7 @@ static uint64_t session_scratch_bytes(const struct lode_engine *engine, uint32_t
            SMALL_BYTES;
 }
 
-static int reserve(struct lode_engine *engine, uint32_t g, uint32_t batch, struct lode_error *error)
+int engine_gpu_reserve(struct lode_engine *engine, uint32_t g, uint32_t batch, struct lode_error *error)
 {
     struct lode_device *device = engine->gpus.devices[g];
     const struct lode_limits limits = executor_limits(&engine->model, batch);
@@ -308,7 +308,7 @@ static int find_room(uint64_t *room, struct lode_engine *engine, uint32_t batch,
     for (uint32_t g = 0; g < gpus->n;) {
         const struct lode_device *device = gpus->devices[g];
         struct lode_error cause;
-        int rc = reserve(engine, g, batch, &cause);
+        int rc = engine_gpu_reserve(engine, g, batch, &cause);
         const uint64_t scratch = device->ops->scratch_bytes(device) + session_scratch_bytes(engine, batch);
         if (!rc && scratch > gpus->ceiling_bytes[g])
             rc = lode_fail(&cause, LODE_ERR_MEMORY, "a step's scratch takes %s, of which %s may be used",
@@ -453,7 +453,7 @@ int engine_gpus_make_room(struct lode_engine *engine, uint32_t context, uint32_t
     struct engine_gpus *gpus = &engine->gpus;
     for (uint32_t g = 0; g < gpus->n && engine->residency; g++) {
         struct lode_device *device = gpus->devices[g];
-        int rc = reserve(engine, g, batch, error);
+        int rc = engine_gpu_reserve(engine, g, batch, error);
         if (rc)
             return rc;
         const uint64_t needed =

@@ -3,8 +3,6 @@
 #include "core/engine.h"
 
 #include "base/bytes_text.h"
-#include "core/executor.h"
-
 #include <stdlib.h>
 
 // Of a GPU's ceiling, at most: the same bytes hold copies of experts, which decode is faster by.
@@ -23,13 +21,6 @@ static void find_dense_types(bool out[LODE_TYPE_END], const struct gemma_model *
             if (weights[i]->cols && weights[i]->type != LODE_F32)
                 out[weights[i]->type] = true;
     }
-}
-
-static int reserve(struct lode_engine *engine, struct lode_device *device, uint32_t batch,
-                   struct lode_error *error)
-{
-    const struct lode_limits limits = executor_limits(&engine->model, batch);
-    return device->ops->reserve(device, &limits, error);
 }
 
 static void use_none(struct lode_device *device)
@@ -58,7 +49,7 @@ static int choose(struct lode_engine *engine, uint32_t g, const struct profile_d
     uint32_t rows[LODE_TYPE_END];
     if (!gpu || !device->ops->use_library || !find_rows(rows, engine, gpu, batch))
         return 0;
-    int rc = reserve(engine, device, batch, error);
+    int rc = engine_gpu_reserve(engine, g, batch, error);
     if (rc == LODE_ERR_MEMORY) // even without; who divides the memory tells
         return 0;
     const size_t own_bytes = device->ops->scratch_bytes(device);
@@ -70,7 +61,7 @@ static int choose(struct lode_engine *engine, uint32_t g, const struct profile_d
         return 0;
     }
     if (!rc)
-        rc = reserve(engine, device, batch, error);
+        rc = engine_gpu_reserve(engine, g, batch, error);
     if (rc == LODE_ERR_MEMORY) {
         engine_note(engine, "%s: prefill without %s: no memory for its scratch", device->name,
                     device->ops->library_name(device));

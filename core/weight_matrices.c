@@ -31,6 +31,7 @@ static void describe_experts(struct weight_matrices *out, const struct gemma_mod
     const uint32_t end = layer->first_expert_unit + h->n_experts, width = h->expert_width;
     for (uint32_t unit = layer->first_expert_unit; unit < end; unit++) {
         uint32_t part = 0;
+        out->is_fused[table->units[unit].first_part] = layer->fused_gate_up;
         describe(out, table, unit, part++, layer->expert_gate_type, layer->fused_gate_up ? 2 * width : width,
                  h->hidden);
         if (!layer->fused_gate_up)
@@ -43,10 +44,13 @@ int weight_matrices_open(struct weight_matrices *out, const struct gemma_model *
                          struct lode_device *device, struct lode_error *error)
 {
     const struct unit_table *table = &model->units;
-    *out =
-        (struct weight_matrices){.device = device, .parts = calloc(table->n_parts + 1, sizeof *out->parts)};
-    if (!out->parts)
+    *out = (struct weight_matrices){.device = device,
+                                    .parts = calloc(table->n_parts + 1, sizeof *out->parts),
+                                    .is_fused = calloc(table->n_parts + 1, sizeof *out->is_fused)};
+    if (!out->parts || !out->is_fused) {
+        weight_matrices_close(out);
         return lode_fail(error, LODE_ERR_MEMORY, "no memory for the shapes of %u weights", table->n_parts);
+    }
     const struct gemma_weight *common[] = {&model->embedding, &model->head, &model->ple_table,
                                            &model->ple_model_proj};
     for (size_t i = 0; i < sizeof common / sizeof *common; i++)
@@ -67,6 +71,7 @@ int weight_matrices_open(struct weight_matrices *out, const struct gemma_model *
 void weight_matrices_close(struct weight_matrices *matrices)
 {
     free(matrices->parts);
+    free(matrices->is_fused);
     memset(matrices, 0, sizeof *matrices);
 }
 
@@ -76,9 +81,15 @@ void weight_matrices_arrange(void *opaque, uint32_t part, void *memory)
     struct lode_matrix *matrix = &matrices->parts[part];
     if (matrix->rows < 2)
         return;
-    matrix->data = memory;
-    matrices->device->ops->arrange(matrices->device, matrix);
-    matrix->data = NULL;
+    const uint32_t n = matrices->is_fused[part] ? 2 : 1; // no group of rows may be of both
+    struct lode_matrix own = *matrix;
+    own.rows /= n;
+    for (uint32_t i = 0; i < n; i++) {
+        own.layout = LODE_LAYOUT_FILE;
+        own.data = (char *)memory + i * own.rows * own.row_bytes;
+        matrices->device->ops->arrange(matrices->device, &own);
+    }
+    matrix->layout = own.layout; // alike, for they are of one shape
 }
 
 void weight_matrices_restore(void *opaque, uint32_t part, void *to, const void *memory)

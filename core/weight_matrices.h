@@ -9,6 +9,7 @@
 struct weight_matrices {
     struct lode_device *device;
     struct lode_matrix *parts; // by index in the unit table; data NULL; rows 0 for what is not used
+    bool *is_fused;            // likewise: gate rows, then as many up rows, each a matrix in use
 };
 
 int weight_matrices_open(struct weight_matrices *out, const struct gemma_model *model,
