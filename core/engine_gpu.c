@@ -320,8 +320,8 @@ static int find_room(uint64_t *room, struct lode_engine *engine, uint32_t batch,
             leave_out(engine, g, cause.text);
         } else if (rc == LODE_ERR_MEMORY) {
             return lode_fail(error, rc,
-                             "%s cannot take steps of %" PRIu32
-                             " tokens: %s; smaller steps need less, and --devices leaves it out",
+                             "%s: no scratch for steps of %" PRIu32
+                             " tokens: %s; smaller steps (-b) need less, and --devices leaves it out",
                              device->name, batch, cause.text);
         } else {
             return lode_fail(error, rc, "%s", cause.text);
