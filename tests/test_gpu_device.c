@@ -48,6 +48,36 @@ static void body(void *user)
     ++*(int *)user;
 }
 
+Test(gpu_device, keeps_the_scratch_that_it_has_where_there_is_no_memory_for_more)
+{
+    static const struct lode_limits small = {
+        .rows = 16, .cols = 256, .ffn_width = 64, .n_heads = 1, .head_size = 32, .expert_rows = 8};
+    struct lode_limits large = small;
+    large.rows = 1 << 20;
+    struct device_list list;
+    struct lode_device *device = gpu_test_open(&list, "simt0:memory=16M");
+    struct lode_error error = {0};
+    float values[256] = {1, 2, 3}, back[256];
+    gpu_reserve_for(device, &small);
+    const size_t scratch = device->ops->scratch_bytes(device);
+    const uint64_t allocated = device->allocated_bytes;
+    cr_assert_eq(device->ops->reserve(device, &large, &error), LODE_ERR_MEMORY, "%s", error.text);
+    cr_assert_eq(device->ops->scratch_bytes(device), scratch);
+    cr_assert_eq(device->allocated_bytes, allocated);
+    // A product that quantises its input needs scratch.
+    static uint8_t blocks[64][256 / 32 * 34];
+    const struct lode_matrix weights = {blocks, LODE_Q8_0, 64, 256, sizeof blocks[0], LODE_LAYOUT_FILE};
+    struct lode_rows x = gpu_rows_up(device, (struct lode_rows){values, 1, 256, 256}),
+                     out = gpu_rows_up(device, (struct lode_rows){back, 1, 64, 64});
+    struct lode_matrix matrix = gpu_matrix_up(device, &weights);
+    device->ops->matmul(device, &out, &matrix, 1, x);
+    gpu_must(device->ops->sync(device, &error), &error);
+    gpu_release(device, x.data);
+    gpu_release(device, out.data);
+    gpu_release(device, matrix.data);
+    gpu_test_close(&list, device);
+}
+
 Test(gpu_device, runs_a_pass_once)
 {
     FOR_GPU_DEVICES(device)

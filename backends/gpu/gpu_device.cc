@@ -153,8 +153,15 @@ static int gpu_reserve(struct lode_device *device, const struct lode_limits *lim
     if (gpu->scratch && is_same(&raised, &gpu->limits) &&
         gpu_library_scratch_bytes(gpu, &raised) == gpu->library_scratch_bytes)
         return LODE_OK;
+    const struct lode_limits before = gpu->limits;
+    const bool had_scratch = gpu->scratch != nullptr;
     release_scratch(gpu);
-    return make_scratch(gpu, &raised, error);
+    const int code = make_scratch(gpu, &raised, error);
+    if (code != LODE_OK && had_scratch) { // sessions that are open go on with what they had
+        struct lode_error ignored;
+        make_scratch(gpu, &before, &ignored);
+    }
+    return code;
 }
 
 static size_t gpu_scratch_bytes(const struct lode_device *device)
