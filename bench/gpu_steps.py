@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 
@@ -268,9 +269,10 @@ def both(a, b):
 
 
 def overlaps(trace):
-    """Of each lane the share of the time it is busy, and of each pair in which both are."""
+    """Of each lane the share of the time it is busy, and of each pair in which both are. Rows of one lane ("drive",
+    "drive 2") are one here."""
     events = trace["traceEvents"]
-    names = {event["tid"]: event["args"]["name"] for event in events
+    names = {event["tid"]: re.sub(r"^drive \d+$", "drive", event["args"]["name"]) for event in events
              if event["ph"] == "M" and event["name"] == "thread_name"}
     spans = {}
     for event in events:
