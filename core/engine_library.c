@@ -8,8 +8,8 @@
 // Of a GPU's ceiling, at most: the same bytes hold copies of experts, which decode is faster by.
 #define SCRATCH_SHARE 16
 
-// Types of the matrices that all rows of a step meet. Routers are not among them: which experts are chosen
-// is not to depend on what a library rounds.
+// Types of the matrices that all rows of a step meet, but for those that routers are of: which experts are
+// chosen is not to depend on what a library rounds.
 static void find_dense_types(bool out[LODE_TYPE_END], const struct gemma_model *model)
 {
     for (uint32_t l = 0; l < model->hparams.n_layers; l++) {
@@ -21,6 +21,9 @@ static void find_dense_types(bool out[LODE_TYPE_END], const struct gemma_model *
             if (weights[i]->cols && weights[i]->type != LODE_F32)
                 out[weights[i]->type] = true;
     }
+    for (uint32_t l = 0; l < model->hparams.n_layers; l++)
+        if (model->layers[l].moe)
+            out[model->layers[l].router.type] = false;
 }
 
 static void use_none(struct lode_device *device)
@@ -55,9 +58,9 @@ static int choose(struct lode_engine *engine, uint32_t g, const struct profile_d
     const size_t own_bytes = device->ops->scratch_bytes(device);
     for (uint32_t type = 0; type < LODE_TYPE_END && !rc; type++)
         rc = rows[type] ? device->ops->use_library(device, type, rows[type], error) : 0;
-    if (rc == LODE_ERR_UNSUPPORTED) {
-        engine_note(engine, "prefill without the vendor's library, which the profile was made with: %s",
-                    error ? error->text : "it cannot be opened");
+    if (rc && !device->ops->library_name(device)) {
+        engine_note(engine, "%s: prefill without the vendor's library, which the profile was made with: %s",
+                    device->name, error ? error->text : "it cannot be opened");
         return 0;
     }
     if (!rc)

@@ -237,6 +237,7 @@ int session_step(struct lode_session *session, const int32_t *ids, size_t count,
     int rc = forward_step(session->forward, ids, (uint32_t)count, (uint32_t)want, out_logits, error);
     session_parts_pass_end(session, rc == 0);
     engine_trace_check(session->engine);
+    engine_tell_notices(session->engine);
     if (rc)
         return rc;
     memcpy(session->timeline + position, ids, count * sizeof *ids);
@@ -284,7 +285,6 @@ int lode_session_feed(struct lode_session *session, const int32_t *ids, size_t c
     session->stats.prompt_tokens += done;
     session->stats.prefill_s += clock_seconds_since(start_ns);
     session_parts_add(session, &session->parts.prefill);
-    engine_tell_notices(session->engine);
     return rc;
 }
 

@@ -92,7 +92,7 @@ size_t gpu_blas_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows)
 // Beside the slice of weights: the products of the second matrix.
 size_t gpu_blas_geglu_scratch_bytes(uint32_t n, uint32_t cols, uint32_t slice_rows)
 {
-    return gpu_blas_scratch_bytes(n, cols, slice_rows) +
+    return gpu_blas_scratch_bytes(n, cols, slice_rows) + ALIGN +
            aligned(static_cast<size_t>(n) * slice_rows * sizeof(float));
 }
 

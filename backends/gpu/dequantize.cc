@@ -3,6 +3,7 @@
 // A lane decodes a slice of 32 weights and writes its two runs of 16, which are whole sectors of memory. It
 // is bound by the writing, two to seven times the bytes that are read.
 #include "backends/gpu/kernels.h"
+#include "backends/gpu/of_type.h"
 #include "backends/gpu/unpack.h"
 
 #include <math.h>
@@ -91,33 +92,10 @@ void launch(const struct gpu_queue *queue, enum lode_type type, const struct deq
     const unsigned grid = static_cast<unsigned>((units + THREADS - 1) / THREADS);
     if (grid == 0)
         return;
-    switch (type) {
-#define CASE(type)                                                                                           \
-    case type: {                                                                                             \
-        const auto kernel = dequantize<type, Out>;                                                           \
-        GPU_LAUNCH(kernel, grid, THREADS, queue->stream, call);                                              \
-        return;                                                                                              \
-    }
-        CASE(LODE_F32)
-        CASE(LODE_F16)
-        CASE(LODE_BF16)
-        CASE(LODE_Q4_0)
-        CASE(LODE_Q4_1)
-        CASE(LODE_Q5_0)
-        CASE(LODE_Q5_1)
-        CASE(LODE_Q8_0)
-        CASE(LODE_Q2_K)
-        CASE(LODE_Q3_K)
-        CASE(LODE_Q4_K)
-        CASE(LODE_Q5_K)
-        CASE(LODE_Q6_K)
-        CASE(LODE_IQ4_NL)
-        CASE(LODE_IQ4_XS)
-        CASE(LODE_MXFP4)
-#undef CASE
-    case LODE_TYPE_END:
-        return;
-    }
+    gpu_of_type(type, [&](auto of) {
+        const auto kernel = dequantize<decltype(of)::type, Out>;
+        GPU_LAUNCH(kernel, grid, THREADS, queue->stream, call);
+    });
 }
 
 } // namespace
